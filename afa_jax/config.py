@@ -1,0 +1,245 @@
+"""What an experiment is: every setting with its default, and the door at which wrong ones are refused.
+
+A config file has `get_config()`, which starts from `default()` and overrides what it needs. Beyond the door the
+settings are frozen dataclasses, so that nothing changes them on the way.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flax.core import FrozenDict
+from ml_collections import ConfigDict
+
+from afa_jax.data.catalog import CATALOG
+from afa_jax.errors import UserError, nearest
+from afa_jax.models.zoo import NETWORKS
+from afa_jax.transfer.losses import CONVENTIONS
+from afa_jax.transfer.methods import METHODS
+from afa_jax.transfer.recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class Data:
+    """The target task."""
+
+    name: str = "digits"
+    per_class: int = 0
+    """Labelled images of each class to train on, drawn by the run's seed; 0 takes the whole training split."""
+    image_size: int = 0
+    """Side in pixels of the crop that the network sees; 0 takes the network's own."""
+    resize: int = 0
+    """Side in pixels to which images are resized before the crop; 0 takes the network's own."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The network that the target starts from and is aligned to."""
+
+    weights: str = "train"
+    """A file with a saved network, or `train`: train it here, once, on `dataset`, and keep it in the cache."""
+    dataset: str = "letters"
+    """The source task's data set, for `weights = "train"`."""
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One config, settled."""
+
+    data: Data = field(default_factory=Data)
+    source: Source = field(default_factory=Source)
+    network: str = "resnet10_small"
+    recipe: str = "afa"
+    """A name in `RECIPES`; several, separated by commas, are compared."""
+    seed: int = 0
+    """Of the first run: the choice of labelled images, their order and augmentation, the first head and attention."""
+    seeds: int = 1
+    """Runs of each recipe, with the seeds from `seed` upwards."""
+
+    batch_size: int = 64
+    steps: int = 9000
+    """Optimizer steps of a run, shared out evenly among its stages (AFA §5.2)."""
+    learning_rate: float = 0.01
+    drop_after: float = 2 / 3
+    """The share of each stage after which the learning rate is multiplied by `drop`."""
+    drop: float = 0.1
+    momentum: float = 0.9
+    head_rate: float = 1.0
+    """The head's learning rate as a multiple of `learning_rate`."""
+    attention_rate: float = 1.0
+    """The attention's learning rate as a multiple of `learning_rate`."""
+
+    convention: str = "released"
+    """The scale of the alignment losses: `released` as in the authors' code, or `paper` as printed."""
+    taps: int = 4
+    """How many layers are aligned: a number for which the network lists its taps."""
+    tap_layers: str = ""
+    """The aligned layers themselves, paths separated by commas, in place of the network's own."""
+    methods: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {name: dict(method.settings) for name, method in METHODS.items()}
+    )
+    """Each method's settings by its name: `alpha`, `beta`, `weight_decay`."""
+
+    dtype: str = "auto"
+    """Of the activations: `float32`, `bfloat16`, or `auto` (bfloat16 on GPU and TPU, float32 on CPU)."""
+    eval_batch_size: int = 256
+    eval_every: int = 0
+    """Steps between evaluations on the test split; 0 evaluates at the end of each stage only."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the end of each stage is always kept."""
+    keep_checkpoints: int = 2
+    log_every: int = 50
+    """Steps between lines in the journal."""
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.recipe.split(","))
+
+
+def default() -> Any:
+    """Every setting at its default, as the ConfigDict that config files and flags override.
+
+    It is typed Any because the attributes of a ConfigDict are known at run time only.
+    """
+    return ConfigDict(dataclasses.asdict(Experiment())).lock()
+
+
+def known_keys(config: ConfigDict | None = None, prefix: str = "") -> list[str]:
+    """The dotted names of all settings."""
+    keys = []
+    for key, value in (default() if config is None else config).items():
+        keys += known_keys(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [prefix + key]
+    return keys
+
+
+def settle(config: ConfigDict) -> Experiment:
+    """Checks every key and value of `config` and freezes them.
+
+    Raises:
+      UserError: an unknown key, a value of the wrong type or outside its range, or a name that does not exist.
+    """
+    experiment = _build(Experiment, config.to_dict(), "")
+    _check(experiment)
+    return experiment
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    _refuse_unknown(values, (f.name for f in dataclasses.fields(kind)), prefix)
+    standard = kind()
+    settled = {}
+    for key, value in values.items():
+        model = getattr(standard, key)
+        if dataclasses.is_dataclass(model):
+            settled[key] = _build(type(model), value, f"{prefix}{key}.")
+        elif isinstance(model, Mapping):
+            settled[key] = _like(model, value, f"{prefix}{key}.")
+        else:
+            settled[key] = _typed(model, value, prefix + key)
+    return kind(**settled)
+
+
+def _like(model: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> FrozenDict:
+    _refuse_unknown(values, model, prefix)
+    return FrozenDict(
+        {
+            key: _like(standard, values.get(key, {}), f"{prefix}{key}.")
+            if isinstance(standard, Mapping)
+            else _typed(standard, values.get(key, standard), prefix + key)
+            for key, standard in model.items()
+        }
+    )
+
+
+def _refuse_unknown(values: Any, known: Any, prefix: str) -> None:
+    known = list(known)
+    if not isinstance(values, Mapping):
+        raise UserError(f"config.{prefix.rstrip('.')} must hold settings, not {values!r}.")
+    for key in values:
+        if key not in known:
+            raise unknown_key(prefix + key)
+
+
+def unknown_key(key: str) -> UserError:
+    """The refusal of a setting that does not exist, with the near ones."""
+    return UserError(f"There is no setting config.{key}; {nearest(key, known_keys())}")
+
+
+def _typed(standard: Any, value: Any, key: str) -> Any:
+    kind = type(standard)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"config.{key} is {value!r}; it must be of type {kind.__name__}, as {standard!r} is.")
+    return value
+
+
+def _check(e: Experiment) -> None:
+    _known("data.name", e.data.name, CATALOG)
+    _known("network", e.network, NETWORKS)
+    _known("convention", e.convention, CONVENTIONS)
+    _known("dtype", e.dtype, ("auto", "float32", "bfloat16"))
+    for name in e.recipes:
+        _known("recipe", name, RECIPES)
+    if len(set(e.recipes)) < len(e.recipes):
+        raise UserError(f"config.recipe names a recipe twice: {e.recipe}.")
+    if e.source.weights == "train":
+        _known("source.dataset", e.source.dataset, CATALOG)
+    if not e.tap_layers:
+        _known("taps", str(e.taps), map(str, NETWORKS[e.network].taps))
+
+    positive = ("batch_size", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "seeds")
+    longest = max(len(RECIPES[name].methods) for name in e.recipes)
+    ranges: dict[str, tuple[float, float, float]] = {
+        **{key: (getattr(e, key), 1, math.inf) for key in positive},
+        "steps": (e.steps, longest, math.inf),
+        "eval_every": (e.eval_every, 0, math.inf),
+        "seed": (e.seed, 0, 2**32 - 1),
+        "learning_rate": (e.learning_rate, 0, math.inf),
+        "head_rate": (e.head_rate, 0, math.inf),
+        "attention_rate": (e.attention_rate, 0, math.inf),
+        "drop": (e.drop, 0, 1),
+        "drop_after": (e.drop_after, 0, 1),
+        "momentum": (e.momentum, 0, 1),
+        "data.per_class": (e.data.per_class, 0, math.inf),
+        "data.image_size": (e.data.image_size, 0, math.inf),
+        "data.resize": (e.data.resize, 0, math.inf),
+        "source.steps": (e.source.steps, 1, math.inf),
+        "source.batch_size": (e.source.batch_size, 1, math.inf),
+        "source.learning_rate": (e.source.learning_rate, 0, math.inf),
+    }
+    for method, settings in e.methods.items():
+        for key in ("alpha", "beta", "weight_decay"):
+            ranges[f"methods.{method}.{key}"] = (settings[key], 0, math.inf)
+    for key, (value, low, high) in ranges.items():
+        if not (low <= value <= high and math.isfinite(value)):
+            limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise UserError(f"config.{key} is {value}; it must be {limit}.")
+    size, resize = image_sizes(e)
+    if size > resize:
+        raise UserError(f"data.image_size is {size}, larger than data.resize, {resize}, from which it is cropped.")
+
+
+def image_sizes(e: Experiment) -> tuple[int, int]:
+    """(side of the crop, side of the resized image) in pixels."""
+    network = NETWORKS[e.network]
+    return e.data.image_size or network.image_size, e.data.resize or network.resize
+
+
+def _known(key: str, value: str, known: Any) -> None:
+    known = list(known)
+    if value not in known:
+        raise UserError(f"config.{key} is {value!r}, which does not exist; {nearest(value, known)}")
+
+
+def to_json(settings: Any) -> Any:
+    """The settings of an experiment, or of a part of one, as plain dictionaries."""
+    if isinstance(settings, Mapping):
+        return {key: to_json(value) for key, value in settings.items()}
+    if dataclasses.is_dataclass(settings):
+        return {f.name: to_json(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    return settings

@@ -1,0 +1,65 @@
+"""What happens to a batch of uint8 images on the device, inside the compiled step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The papers' "default" treatment of images that are already resized: crop, flip, normalise (AFA §5.1).
+
+    Attributes:
+      size: side of the crop in pixels.
+      flip: mirror half of the training images.
+      mean, std: of the normalisation, a channel each, for images scaled to [0, 1].
+    """
+
+    size: int
+    flip: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def train(self, key: Array, images: Array) -> Array:
+        """Random crop and flip: uint8 `[B, S, S, 3]` to float32 `[B, size, size, 3]`."""
+        crop_key, flip_key = jax.random.split(key)
+        images = random_crop(crop_key, images, self.size)
+        if self.flip:
+            images = random_flip(flip_key, images)
+        return normalise(images, self.mean, self.std)
+
+    def test(self, images: Array) -> Array:
+        """The centre crop: uint8 `[B, S, S, 3]` to float32 `[B, size, size, 3]`."""
+        return normalise(centre_crop(images, self.size), self.mean, self.std)
+
+
+def random_crop(key: Array, images: Array, size: int) -> Array:
+    """A square at a place of its own in each image; every place is equally likely."""
+    batch, height, width, channels = images.shape
+    limits = jnp.array([height - size + 1, width - size + 1])
+    corners = jax.random.randint(key, (batch, 2), 0, limits)
+
+    def crop(image: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, channels))
+
+    return jax.vmap(crop)(images, corners)
+
+
+def random_flip(key: Array, images: Array) -> Array:
+    """Mirrors each image left to right with probability one half."""
+    flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flipped, images[:, :, ::-1], images)
+
+
+def centre_crop(images: Array, size: int) -> Array:
+    """The square in the middle; an odd margin is split as torchvision's `CenterCrop` does (half to even)."""
+    top, left = (round((side - size) / 2) for side in images.shape[1:3])
+    return images[:, top : top + size, left : left + size]
+
+
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """uint8 in [0, 255] to float32, each channel by its own mean and standard deviation."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)

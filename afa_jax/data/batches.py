@@ -1,0 +1,39 @@
+"""Which images are in which batch: a pure function of (seed, step), so that a run resumes from the step alone."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from afa_jax.data.dataset import Split, generator
+
+
+def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """The indices of the batch of `step`, int64 `[batch_size]`.
+
+    The permutations of epoch after epoch are laid end to end and cut into batches, so every image is seen equally
+    often, no image is dropped at an epoch's end, and a batch may be larger than the data set.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // count
+    orders = {int(e): _order(count, seed, int(e)) for e in np.unique(epochs)}
+    return np.array([orders[int(e)][p] for e, p in zip(epochs, positions % count, strict=True)])
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return generator(seed, epoch).permutation(count)
+
+
+def train_batch(split: Split, batch_size: int, step: int, seed: int) -> dict[str, np.ndarray]:
+    """The batch of `step`: `image` uint8 `[B, S, S, 3]` and `label` int32 `[B]`, in memory of their own."""
+    chosen = batch_indices(len(split), batch_size, step, seed)
+    return {"image": split.images[chosen], "label": split.labels[chosen]}
+
+
+def test_batches(split: Split, batch_size: int):
+    """The whole split in order, in batches of one size; `mask` is 0 where the last one is filled up."""
+    for start in range(0, len(split), batch_size):
+        chosen = np.arange(start, start + batch_size)
+        mask = chosen < len(split)
+        chosen = np.where(mask, chosen, start)
+        yield {"image": split.images[chosen], "label": split.labels[chosen], "mask": mask.astype(np.float32)}

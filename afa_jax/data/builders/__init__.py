@@ -1,0 +1,1 @@
+"""One file a data set; each offers `DATASETS`, a `Builder` by name."""

@@ -1,0 +1,25 @@
+"""What the user can mend is said in one sentence; everything else keeps its traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; `main` prints its one sentence and exits with status 2."""
+
+
+class DivergedError(UserError):
+    """A loss or gradient stopped being a finite number; the last good checkpoint is kept."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the near ones among `known`, or all of them where they are few."""
+    known = sorted(set(known))
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    # A dotted path is often right but for its first parts: "alpha" means "methods.ast.alpha".
+    near += [k for k in known if k.endswith("." + name) and k not in near]
+    if near:
+        return f"did you mean {', '.join(near[:8])}?"
+    if len(known) <= 24:
+        return f"choose from {', '.join(known)}."
+    return f"there are {len(known)}, for example {', '.join(known[:6])}."

@@ -1,0 +1,45 @@
+"""Top-1 accuracy and cross-entropy over a whole split, exact for every batch size."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from afa_jax.data.augment import Preprocess
+from afa_jax.data.batches import test_batches
+from afa_jax.data.dataset import Split
+from afa_jax.models.zoo import forward
+from afa_jax.types import Batch, Variables
+
+
+@lru_cache(maxsize=8)
+def _compile(module: nn.Module, preprocess: Preprocess) -> Callable[[Variables, Batch], dict[str, Array]]:
+    def count(variables: Variables, batch: Batch) -> dict[str, Array]:
+        logits = forward(module, variables, preprocess.test(batch["image"])).logits
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        hits = logits.argmax(-1) == batch["label"]
+        # Where the batch is filled up, a mask of 0 would turn an infinite loss into NaN; `where` does not.
+        return {
+            "loss": jnp.where(batch["mask"] > 0, losses, 0).sum(),
+            "hits": jnp.where(batch["mask"] > 0, hits, False).sum(),
+        }
+
+    return jax.jit(count)
+
+
+def evaluate(
+    module: nn.Module, variables: Variables, split: Split, preprocess: Preprocess, batch_size: int
+) -> dict[str, float]:
+    """The network alone, in eval mode, on every image of `split` once.
+
+    Returns:
+      `top1` as a share in [0, 1], `loss` (mean cross-entropy) and `count`.
+    """
+    run = _compile(module, preprocess)
+    totals = [run(variables, batch) for batch in test_batches(split, batch_size)]
+    loss, hits = (sum(float(total[key]) for total in totals) for key in ("loss", "hits"))
+    return {"top1": hits / len(split), "loss": loss / len(split), "count": len(split)}

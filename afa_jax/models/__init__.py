@@ -1,0 +1,1 @@
+"""Networks, their zoo and their weights: Flax modules as pure functions of their variables."""

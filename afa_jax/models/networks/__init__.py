@@ -1,0 +1,1 @@
+"""One file a network family; each offers `NETWORKS`, its members by name."""

@@ -1,0 +1,104 @@
+"""The networks by name, and one forward pass that also gives what chosen layers put out."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from afa_jax.errors import UserError, nearest
+from afa_jax.models import networks
+from afa_jax.models.network import Network
+from afa_jax.registry import collect
+from afa_jax.types import Outputs, Variables
+
+NETWORKS: dict[str, Network] = collect(networks, "NETWORKS")
+
+
+def create(name: str, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
+    """Builds the network `name` with a head of `num_classes` outputs; `dtype` is that of its activations.
+
+    Raises:
+      UserError: no network has that name.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"There is no network {name!r}; {nearest(name, NETWORKS)}")
+    return NETWORKS[name].build(num_classes, dtype)
+
+
+def initialise(module: nn.Module, key: Array, image_size: int) -> Variables:
+    """Random variables for square images of `image_size` pixels."""
+    return _initialise(module, key, image_size)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _initialise(module: nn.Module, key: Array, image_size: int) -> Variables:
+    return module.init(key, jnp.zeros((1, image_size, image_size, 3)))
+
+
+def forward(
+    module: nn.Module,
+    variables: Variables,
+    images: Array,
+    *,
+    taps: Sequence[str] = (),
+    train: bool = False,
+    rngs: dict[str, Array] | None = None,
+) -> Outputs:
+    """One pass of a network.
+
+    Args:
+      module: a linen module called as `module(images, train=…)`.
+      variables: its `params` and, where it has BatchNorm, `batch_stats`.
+      images: normalised, `[B, H, W, 3]`.
+      taps: paths of the layers whose outputs are wanted, parts joined by dots: `layer4.2.conv3`.
+      train: BatchNorm normalises by the batch and updates its statistics; dropout is active.
+      rngs: keys for dropout.
+
+    Raises:
+      UserError: a tap is no layer of this network (the near ones are named), or a layer that runs more than once.
+    """
+    wanted = frozenset(taps)
+
+    def is_wanted(layer: nn.Module, method: str) -> bool:
+        return method == "__call__" and ".".join(layer.path) in wanted
+
+    mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
+    logits, updates = module.apply(
+        variables, images, train=train, rngs=rngs, mutable=mutable, capture_intermediates=is_wanted if taps else False
+    )
+    captured: Mapping[str, Any] = updates.get("intermediates") or {}
+    features = {tap: _only_call(module, captured, tap, images.shape[1]) for tap in taps}
+    return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
+
+
+def layer_shapes(module: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:
+    """The output shape, for one image, of every layer that gives one array, by its path; nothing is computed."""
+
+    def run(key: Array, images: Array) -> Any:
+        variables = module.init(key, images)
+        return module.apply(variables, images, train=False, mutable=["intermediates"], capture_intermediates=True)[1]
+
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    captured = jax.eval_shape(run, jax.random.key(0), images)["intermediates"]
+    flat = jax.tree_util.tree_flatten_with_path(captured)[0]
+    # A leaf's path is (layer parts…, "__call__", index of the call).
+    return {
+        ".".join(part.key for part in path[:-2]): leaf.shape
+        for path, leaf in flat
+        if len(path) > 2 and path[-2].key == "__call__"
+    }
+
+
+def _only_call(module: nn.Module, captured: Mapping[str, Any], tap: str, size: int) -> Array:
+    node: Any = captured
+    for part in (*tap.split("."), "__call__"):
+        if part not in node:
+            raise UserError(f"The network has no layer {tap!r} to tap; {nearest(tap, layer_shapes(module, size))}")
+        node = node[part]
+    if len(node) != 1:
+        raise UserError(f"The layer {tap!r} runs {len(node)} times in one pass, so it cannot be tapped.")
+    return node[0]

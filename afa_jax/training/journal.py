@@ -1,0 +1,125 @@
+"""What a run says while it works: JSON lines, TensorBoard event files, a progress bar."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class Journal:
+    """Writes `metrics.jsonl` and `tensorboard/` in a run's folder and draws the bar.
+
+    Args:
+      workdir: of the run.
+      title: of the bar.
+      stages: the lengths of the run's stages in steps, by name, in order.
+    """
+
+    def __init__(self, workdir: Path, title: str, stages: Mapping[str, int]):
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._path, self._title, self._stages = workdir / METRICS, title, dict(stages)
+        self._starts = {name: sum(list(stages.values())[:i]) for i, name in enumerate(stages)}
+        self.records = read_metrics(self._path)
+        """All records so far, oldest first."""
+        self._file = self._path.open("a", encoding="utf-8")
+        # Event files cannot be cut, so they are written anew from the records.
+        self._tensorboard_folder = workdir / "tensorboard"
+        self._tensorboard: SummaryWriter | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._bar = self._progress.add_task(title, values="", visible=False)
+        self._progress.start()
+
+    def say(self, sentence: str) -> None:
+        """A line for the person at the terminal."""
+        self.console.print(sentence, markup=False)
+
+    def begin(self, stage: str, step: int) -> None:
+        """Goes on after `step` steps of `stage`.
+
+        Lines of later steps, left by an interrupted run, are dropped: the file reads as if nothing had happened.
+        """
+        now = self._starts[stage] + step
+        kept = [r for r in self.records if self._starts[r["stage"]] + r["step"] <= now]
+        if self._tensorboard is None or len(kept) < len(self.records):
+            self._rewrite(kept)
+        self._progress.reset(
+            self._bar,
+            description=f"{self._title} · {stage}",
+            total=self._stages[stage],
+            completed=step,
+            visible=True,
+            values="",
+        )
+
+    def record(self, stage: str, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Adds one line with `values` by metric."""
+        record = {"stage": stage, "step": step, "split": split, **values}
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._to_tensorboard(record)
+
+    def flush(self) -> None:
+        """Brings the lines to the disk, so that a checkpoint never knows more than the journal."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def advance(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        """Moves the bar."""
+        values = f"loss {loss:.3f}  top-1 {100 * top1:5.1f} %  {images_per_second:,.0f} images/s"
+        self._progress.update(self._bar, completed=step, values=values)
+
+    def close(self) -> None:
+        self._progress.stop()
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _rewrite(self, records: list[dict[str, Any]]) -> None:
+        self._file.close()
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        os.replace(partial, self._path)
+        self.records = records
+        self._file = self._path.open("a", encoding="utf-8")
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
+        self._tensorboard = SummaryWriter(str(self._tensorboard_folder))
+        for record in records:
+            self._to_tensorboard(record)
+
+    def _to_tensorboard(self, record: Mapping[str, Any]) -> None:
+        assert self._tensorboard is not None
+        step = self._starts[record["stage"]] + record["step"]
+        for key, value in record.items():
+            if key not in ("stage", "step", "split"):
+                self._tensorboard.add_scalar(f"{record['split']}/{key}", value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a journal, up to a line that a kill cut short."""
+    records = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records

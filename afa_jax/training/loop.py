@@ -1,0 +1,117 @@
+"""One stage from its first step, or the step it was stopped at, to its last."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from afa_jax.data.batches import train_batch
+from afa_jax.data.dataset import Split
+from afa_jax.errors import DivergedError
+from afa_jax.training.checkpoint import Checkpoints
+from afa_jax.training.journal import Journal
+from afa_jax.training.step import Metrics, Step, TrainState
+from afa_jax.transfer.methods import Frozen
+from afa_jax.transfer.recipes import Stage
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between two lines of the journal, evaluations (0: at the stage's end only) and checkpoints."""
+
+    log: int
+    evaluation: int
+    checkpoint: int
+
+    def due(self, every: int, step: int, last: int) -> bool:
+        return step == last or (every > 0 and step % every == 0)
+
+
+@dataclass
+class Pace:
+    """Training speed, with evaluation, checkpoints and the first (compiling) step left out."""
+
+    images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def train_stage(
+    step_fn: Step,
+    state: TrainState,
+    frozen: Frozen,
+    stage: Stage,
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    first_batch: int,
+    cadence: Cadence,
+    journal: Journal,
+    checkpoints: Checkpoints,
+    evaluate: Callable[[TrainState], Mapping[str, float]],
+    pace: Pace,
+) -> TrainState:
+    """Runs the steps that are left.
+
+    A step's lines are on disk before its checkpoint is, so that a run stopped anywhere goes on without a gap.
+
+    Args:
+      seed: of the order of the images.
+      first_batch: the place in that order where the stage begins.
+      evaluate: gives the test split's metrics.
+      pace: is added to.
+
+    Raises:
+      DivergedError: a loss or gradient is not finite, noticed at most one step late and before any checkpoint.
+    """
+    first = int(state.step)
+    last = stage.steps
+    journal.begin(stage.name, first)
+    values: dict[str, float] = {}
+    unread: tuple[int, Metrics] | None = None
+    started = time.perf_counter()
+    for done in range(first + 1, last + 1):
+        state, metrics = step_fn(state, frozen, train_batch(split, batch_size, first_batch + done - 1, seed))
+        # Reading a step's metrics only when the next one is under way keeps the device busy.
+        if unread:
+            values = _finite(stage, *unread)
+            journal.advance(unread[0], values["loss"], values["top1"], pace.images_per_second)
+        unread = done, metrics
+        log, test, save = (
+            cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
+        )
+        if log or test or save or done == first + 1:
+            values, unread = _finite(stage, done, metrics), None
+        if done > first + 1:
+            pace.images += batch_size
+            pace.seconds += time.perf_counter() - started
+        if log:
+            journal.record(stage.name, done, "train", values)
+        if test:
+            journal.record(stage.name, done, "test", evaluate(state))
+        if save:
+            journal.flush()
+            checkpoints.save(state)
+        started = time.perf_counter()
+    return state
+
+
+def _finite(stage: Stage, step: int, metrics: Metrics) -> dict[str, float]:
+    values = {name: float(np.asarray(value)) for name, value in metrics.items()}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        # The sums name nothing that their parts do not name better.
+        parts = [name for name in wrong if name not in ("loss", "alignment", "gradient_norm")] or wrong
+        raise DivergedError(
+            f"The loss is no longer a finite number at step {step} of stage {stage.name}: {', '.join(parts)} "
+            f"{'is' if len(parts) == 1 else 'are'} {values[parts[0]]}; lower methods.{stage.name}.alpha "
+            f"(now {stage.settings['alpha']:g}) or learning_rate and start in a new workdir. "
+            "The last good checkpoint is kept."
+        )
+    return values

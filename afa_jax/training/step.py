@@ -1,0 +1,134 @@
+"""One training step, pure: (state, frozen, batch) to (state, metrics)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+
+from afa_jax.data.augment import Preprocess
+from afa_jax.models.zoo import forward
+from afa_jax.training.optimizer import Sgd, make_optimizer, schedule
+from afa_jax.transfer.methods import Context, Frozen, Need
+from afa_jax.transfer.recipes import Stage
+from afa_jax.types import Batch, PyTree
+
+Metrics = Mapping[str, Array]
+Step = Callable[["TrainState", Frozen, Batch], tuple["TrainState", Metrics]]
+
+
+class TrainState(struct.PyTreeNode):
+    """All that a step changes; a checkpoint is exactly this."""
+
+    step: Array
+    """int32, steps done in this stage."""
+    params: dict[str, PyTree]
+    """`{"target": …, "attention": …}`."""
+    batch_stats: PyTree
+    opt_state: PyTree
+    rng: Array
+    """The stage's key; the key of a step is folded in from it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one compiled step depends on besides its arguments.
+
+    Attributes:
+      target, teacher: the networks; they differ in the size of their heads only.
+      head: name of the classification layer.
+    """
+
+    target: nn.Module
+    teacher: nn.Module
+    head: str
+    stage: Stage
+    preprocess: Preprocess
+    sgd: Sgd
+
+
+def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, images: Array, key: Array) -> TrainState:
+    """The state before a stage's first step: the target as given, attention and optimizer new.
+
+    `variables` is copied, because the step gives the state's memory away and the teacher may share it.
+
+    Args:
+      images: at least one training image, for the shapes of the features.
+    """
+    attention_key, rng = jax.random.split(key)
+    copy = jax.tree.map(jnp.copy, dict(variables))
+    params = {"target": copy["params"], "attention": _init_attention(task, frozen, images, attention_key)}
+    opt_state = make_optimizer(task.stage, task.head, task.sgd).init(params)
+    return TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init_attention(task: Task, frozen: Frozen, images: Array, key: Array) -> PyTree:
+    outputs = _teach(task, frozen, task.preprocess.test(images))
+    return task.stage.method.init(key, outputs.features if outputs else {})
+
+
+def _teach(task: Task, frozen: Frozen, images: Array) -> Any:
+    """The frozen network's outputs. In a compiled step, all behind the last tap is dropped unless it is used."""
+    if Need.TEACHER_FEATURES not in task.stage.method.needs:
+        return None
+    assert frozen.teacher is not None
+    return jax.lax.stop_gradient(forward(task.teacher, frozen.teacher, images, taps=task.stage.taps))
+
+
+@lru_cache(maxsize=32)
+def compile_step(task: Task) -> Step:
+    """`make_step` compiled for the default device; the state's memory is reused. Seeds share one compilation."""
+    return jax.jit(make_step(task), donate_argnums=0)
+
+
+def make_step(task: Task) -> Step:
+    """The pure step of a stage: cross-entropy + alpha·Ω + beta·½·‖head‖² (AFA eq. 4) and one move of SGD.
+
+    The target runs in train mode, the teacher in eval mode (as released, so Ω > 0 already at the first step). Metrics
+    are scalars of the batch before the move; `alignment` is Ω without alpha, `alignment/<tap>` its parts.
+    """
+    stage, method, optimizer = task.stage, task.stage.method, make_optimizer(task.stage, task.head, task.sgd)
+    alpha, beta = stage.settings["alpha"], stage.settings["beta"]
+    rate = schedule(stage)
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        images, labels = task.preprocess.train(augment_key, batch["image"]), batch["label"]
+        teacher = _teach(task, frozen, images)
+
+        def loss_fn(params: dict[str, PyTree]) -> tuple[Array, tuple[Metrics, PyTree]]:
+            variables = {"params": params["target"], "batch_stats": state.batch_stats}
+            target = forward(task.target, variables, images, taps=stage.taps, train=True, rngs={"dropout": dropout_key})
+            progress = state.step / stage.steps
+            context = Context(params, target, teacher, frozen, batch, progress, stage.settings)
+            scale = len(labels) if method.batch_sum and stage.settings["convention"] == "released" else 1
+            terms = {f"alignment/{name}": scale * term.mean() for name, term in method.penalty(context).items()}
+            parts = {
+                "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(target.logits, labels).mean(),
+                **terms,
+                "alignment": sum(terms.values(), jnp.float32(0)),
+                "head_penalty": 0.5 * optax.tree.norm(params["target"][task.head], squared=True),
+            }
+            loss = parts["cross_entropy"] + alpha * parts["alignment"] + beta * parts["head_penalty"]
+            top1 = (target.logits.argmax(-1) == labels).mean()
+            return loss, ({**parts, "loss": loss, "top1": top1}, target.batch_stats)
+
+        grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(grads), "learning_rate": rate(state.step)}
+        new_state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new_state, metrics
+
+    return step

@@ -1,0 +1,84 @@
+"""A run's folder: whose it is, and that only one process works in it."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from afa_jax.errors import UserError
+from afa_jax.files import write_json
+
+CONFIG, SUMMARY, MODEL = "config.json", "summary.json", "model"
+
+
+@contextmanager
+def claim(workdir: Path, config: Mapping[str, Any], *, wait: bool = False) -> Iterator[None]:
+    """Makes the folder, or finds that it holds this same run, and keeps other processes out.
+
+    `sign` makes it the run's; until then nothing is in it.
+
+    Args:
+      config: the run's settings.
+      wait: until another process has finished there, in place of refusing.
+
+    Raises:
+      UserError: the folder holds another run, cannot be written, or another process works in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be written ({error.strerror}): choose another with --workdir."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another process is at work in {workdir}: wait for it, or choose another with --workdir."
+            ) from error
+        _check_owner(workdir, config)
+        yield
+
+
+def sign(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Keeps the run's settings as `config.json`: from now on the folder is this run's."""
+    write_json(workdir / CONFIG, config)
+
+
+def _check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(config))
+    path = workdir / CONFIG
+    if not path.exists():
+        others = [child.name for child in workdir.iterdir() if child.name != ".lock"]
+        if others:
+            raise UserError(
+                f"The workdir {workdir} holds other files ({', '.join(sorted(others)[:3])}) and no run: "
+                "choose an empty or new folder with --workdir."
+            )
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: remove {workdir} or choose another folder with --workdir.") from error
+    differing = _differences(found, wanted)
+    if differing:
+        raise UserError(
+            f"The workdir {workdir} holds another run ({'; '.join(differing[:4])}): choose another with --workdir."
+        )
+
+
+def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return [] if found == wanted else [f"{prefix.rstrip('.')} is {found!r} there and {wanted!r} here"]
+    keys = sorted(found.keys() | wanted.keys())
+    return [d for key in keys for d in _differences(found.get(key), wanted.get(key), f"{prefix}{key}.")]
+
+
+def finished(workdir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, or None."""
+    path = workdir / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,1 @@
+"""The heart: attention, alignment losses, methods and recipes. Arrays in, arrays out."""
