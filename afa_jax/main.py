@@ -7,6 +7,7 @@ stopped, or finds the finished run. A config of several recipes or seeds ends wi
 Exit status: 0 done; 2 for what you can mend, said in one sentence; a traceback is our fault.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,24 +38,36 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
     try:
         rest = values(list(argv))[1:]
     except Exception as error:  # whatever a config file may raise while it is read
-        raise UserError(f"The command line or its config file is wrong: {' '.join(str(error).split())}") from error
+        raise _wrong_flags(error) from error
     if values.help:
         print(f"{__doc__}\nSettings and their defaults (afa_jax/config.py says what they mean):\n")
         print("\n".join(f"  --config.{key}={default()[key]!r}" for key in known))
         raise SystemExit(0)
     if rest:
         raise UserError(f"The argument {rest[0]!r} means nothing here; settings are given as --config.key=value.")
-    file = config_flags.get_config_filename(values["config"])
-    if file is None:
+    if values["config"].value is None:
         raise UserError("No config is given: add --config configs/quickstart.py.")
+    file = config_flags.get_config_filename(values["config"])
     if not Path(file).is_file():
         raise UserError(f"There is no config file {file}.")
     try:
         config = values.config
         config.to_dict()
     except Exception as error:
-        raise UserError(f"The config file {file} is wrong: {' '.join(str(error).split())}") from error
+        raise UserError(f"The config file {file} is wrong: {_one_line(error)}") from error
     return config, Path(values.workdir) if values.workdir else None, Path(file).stem
+
+
+def _wrong_flags(error: Exception) -> UserError:
+    # A key that a config file makes up is answered with a page of all settings; the key alone is what matters.
+    made_up = re.search(r'Key "(\w+)" does not exist', str(error))
+    if made_up:
+        return unknown_key(made_up[1])
+    return UserError(f"The command line or its config file is wrong: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".?") + "."
 
 
 def main(argv: Sequence[str]) -> int:

@@ -62,4 +62,4 @@ def centre_crop(images: Array, size: int) -> Array:
 
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
     """uint8 in [0, 255] to float32, each channel by its own mean and standard deviation."""
-    return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    return (jnp.asarray(images, jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)

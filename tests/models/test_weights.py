@@ -1,0 +1,77 @@
+"""Saved networks: the round trip, new heads, and every way in which a file can be wrong."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from afa_jax.errors import UserError
+from afa_jax.models import weights, zoo
+
+NAME = "resnet10_small"
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return zoo.initialise(zoo.create(NAME, 4), jax.random.key(3), 32)
+
+
+@pytest.fixture
+def saved(tmp_path, variables):
+    weights.save(tmp_path, NAME, variables, classes=("a", "b", "c", "d"))
+    return tmp_path
+
+
+def test_round_trip_is_exact(saved, variables):
+    for source in (saved, saved / weights.FILE, str(saved)):
+        loaded = weights.load(NAME, source)
+        assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+        jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert weights.describe(saved) == {"network": NAME, "classes": ["a", "b", "c", "d"]}
+    assert [file.name for file in saved.iterdir()] == [weights.FILE]
+
+
+def test_a_head_of_another_size_is_made_new_and_nothing_else(saved, variables):
+    loaded, other = (weights.load(NAME, saved, 7, seed=seed) for seed in (0, 1))
+    assert loaded["params"]["fc"]["kernel"].shape == (128, 7)
+    assert (loaded["params"]["fc"]["kernel"] != other["params"]["fc"]["kernel"]).any()
+    loaded["params"]["fc"] = variables["params"]["fc"]
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    same = weights.load(NAME, saved, 4)
+    np.testing.assert_array_equal(same["params"]["fc"]["kernel"], variables["params"]["fc"]["kernel"])
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        weights.load(NAME, tmp_path / "absent.safetensors")
+    with pytest.raises(UserError, match="no file"):
+        weights.load(NAME, tmp_path)
+
+
+def test_a_truncated_file(saved):
+    file = saved / weights.FILE
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="no whole safetensors file"):
+        weights.load(NAME, file)
+
+
+def test_another_network(saved):
+    with pytest.raises(UserError, match="holds the network 'resnet10_small', not 'resnet18'"):
+        weights.load("resnet18", saved)
+
+
+def test_all_differing_keys_are_told(saved):
+    file = saved / weights.FILE
+    arrays = load_file(file)
+    del arrays["params/bn1/scale"]
+    arrays["params/bn9/scale"] = np.zeros(3, np.float32)
+    arrays["params/conv1/kernel"] = np.zeros((5, 5, 3, 16), np.float32)
+    save_file(arrays, file, {"about": '{"network": "resnet10_small"}'})
+    with pytest.raises(UserError) as error:
+        weights.load(NAME, file)
+    for part in (
+        "1 missing (params/bn1/scale)",
+        "1 unexpected (params/bn9/scale)",
+        "1 of another shape (params/conv1/kernel)",
+    ):
+        assert part in str(error.value)

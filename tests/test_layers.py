@@ -1,0 +1,64 @@
+"""The import rule: downwards only; `transfer`, `models` and `data` know nothing of each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import afa_jax
+
+ROOT = Path(afa_jax.__file__).parent
+
+# Who may be imported by whom: a module may import those of a lower rank, and of its own part of the house.
+RANK = {
+    **dict.fromkeys(("errors", "types", "files", "registry", "initializers", "__init__"), 0),
+    **dict.fromkeys(("transfer", "models", "data", "report"), 1),
+    "training": 2,
+    "evaluation": 3,
+    "config": 4,
+    "experiment": 5,
+    "main": 6,
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path):
+    own = part(path)
+    assert own in RANK, f"{own} has no place in the order of imports"
+    for name in imports(path):
+        if name.startswith("afa_jax."):
+            other = name.split(".")[1]
+            other = other if other in RANK else "__init__"
+            assert other == own or RANK[other] < RANK[own], f"{path} imports {name}"
+
+
+def test_the_rule_would_notice():
+    (tmp,) = (p for p in FILES if p.name == "losses.py")
+    assert part(tmp) == "transfer"
+    assert RANK["models"] == RANK["transfer"] == RANK["data"]
+    assert list(imports(ROOT / "main.py"))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part(p) == "report"], ids=lambda p: p.name)
+def test_report_reads_files_only(path):
+    assert not any(name.split(".")[0] in ("jax", "flax", "orbax") for name in imports(path))
+
+
+def test_no_house_of_one_room():
+    assert not list(ROOT.rglob("utils.py"))
+    for path in FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, f"{path} is more than one thing"

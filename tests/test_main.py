@@ -1,0 +1,103 @@
+"""The command line: what a user may do wrong ends with one sentence and status 2, and leaves nothing behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afa_jax.main import main
+
+ROOT = Path(__file__).parents[1]
+TINY = """
+from tests import tiny
+
+def get_config():
+    return tiny.config({recipe!r})
+"""
+
+
+WRONG_KEY = "There is no setting config.sedd; did you mean seed"
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "tiny.py"
+    file.write_text(TINY.format(recipe="afa"))
+    return file
+
+
+def refuse(capsys, *arguments):
+    """Runs the command line, which must end with status 2, and gives its one sentence."""
+    assert main(["main", *map(str, arguments)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("afa_jax: ") and err.count("\n") == 1 and err.rstrip()[-1] in ".?"
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config.sed=1"], "There is no setting config.sed; did you mean seed"),
+        (["--config.alpha=1"], "methods.ast.alpha"),
+        (["--config.seed=x"], "config.seed=x"),
+        (["--config.recipe=af"], "did you mean afa"),
+        (["--config.data.per_class=500"], "set it to at most 173"),
+        (["--config.tap_layers=layer1.0.con2"], "no layer 'layer1.0.con2' to tap; did you mean layer1.0.conv"),
+        (["--config.tap_layers=layer1.0.conv2,fc"], "'fc' of resnet10_small gives no feature map"),
+        (["--config.source.weights=/nowhere/net.safetensors"], "There is no file /nowhere/net.safetensors"),
+        (["--confg=x"], "Unknown command line flag 'confg'. Did you mean: config"),
+        (["stray"], "The argument 'stray' means nothing here"),
+    ],
+)
+def test_wrong_settings(config, tmp_path, capsys, arguments, sentence):
+    workdir = tmp_path / "run"
+    assert sentence in refuse(capsys, "--config", config, "--workdir", workdir, *arguments)
+    left = [f.name for f in workdir.iterdir()] if workdir.exists() else []
+    assert left in ([], [".lock"])  # so that the mended command may use the same workdir
+
+
+def test_no_config_and_wrong_files(tmp_path, capsys):
+    assert "add --config" in refuse(capsys)
+    assert "There is no config file" in refuse(capsys, "--config", tmp_path / "none.py")
+    wrong = tmp_path / "wrong.py"
+    for text, sentence in (
+        ("x = 1", "get_config"),
+        ("def get_config(:", "invalid syntax"),
+        ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("from afa_jax.config import default\ndef get_config():\n c = default()\n c.sedd = 1\n return c", WRONG_KEY),
+        ("from afa_jax.config import default\ndef get_config():\n c = default()\n c.steps = 'x'\n return c", "type"),
+    ):
+        wrong.write_text(text)
+        assert sentence in refuse(capsys, "--config", wrong)
+
+
+def test_a_workdir_that_cannot_be_written(config, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refuse(capsys, "--config", config, "--workdir", tmp_path / "file" / "x")
+
+
+def test_a_comparison_and_a_single_run_do_not_share_a_workdir(config, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text("{}")
+    assert "holds a single run" in refuse(capsys, "--config", config, "--workdir", workdir, "--config.seeds=2")
+    (workdir / "config.json").unlink()
+    (workdir / "afa").mkdir()
+    assert "holds other files (afa)" in refuse(capsys, "--config", config, "--workdir", workdir)
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["main", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--workdir" in shown and "--config.methods.ast.alpha=0.1" in shown
+
+
+def test_status_2_reaches_the_shell():
+    command = [sys.executable, "-m", "afa_jax.main", "--config", "configs/quickstart.py", "--config.sed=1"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "afa_jax: There is no setting config.sed; did you mean seed, seeds, steps?\n"
+    assert ended.stdout == ""

@@ -1,0 +1,88 @@
+"""A network, a task and an experiment that are small enough to look through."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from afa_jax.config import default
+from afa_jax.data.augment import Preprocess
+from afa_jax.training.optimizer import Sgd
+from afa_jax.training.step import Task
+from afa_jax.transfer.methods import METHODS
+from afa_jax.transfer.recipes import Stage
+
+SIZE, CLASSES, SOURCE_CLASSES = 6, 3, 5
+
+
+class TinyNet(nn.Module):
+    """Two convolutions, one BatchNorm, a head; `[B, 6, 6, 3]` to `[B, num_classes]`."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), use_bias=False, name="conv1")(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn1")(x))
+        x = nn.Conv(5, (3, 3), strides=2, use_bias=False, name="conv2")(x)
+        return nn.Dense(self.num_classes, name="fc")(nn.relu(x).mean((1, 2)))
+
+
+def stage(method="ast", **changes):
+    """A stage of `method` with large weights of each term, so that none of them hides."""
+    settings = {"alpha": 0.3, "beta": 0.2, "weight_decay": 0.1, "convention": "released"}
+    settings |= {key: changes.pop(key) for key in tuple(changes) if key in settings}
+    values = {"steps": 10, "learning_rate": 0.1, "drop_at": 7, "drop": 0.1, "taps": ("conv1", "conv2"), **changes}
+    return Stage(METHODS[method], settings=FrozenDict(settings), **values)
+
+
+def task(stage, **sgd):
+    plain = Preprocess(SIZE, flip=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return Task(TinyNet(CLASSES), TinyNet(SOURCE_CLASSES), "fc", stage, plain, Sgd(**sgd))
+
+
+def variables(classes=CLASSES, seed=0):
+    """Random parameters and statistics; the BatchNorm is not at its start, where it hides mistakes."""
+    made = TinyNet(classes).init(jax.random.key(seed), jnp.zeros((1, SIZE, SIZE, 3)))
+    random = np.random.default_rng(seed)
+    return {
+        "params": {
+            **made["params"],
+            "bn1": {"scale": jnp.asarray(random.uniform(0.5, 2, 4), jnp.float32), "bias": jnp.ones(4) / 3},
+        },
+        "batch_stats": {
+            "bn1": {"mean": jnp.asarray(random.normal(size=4), jnp.float32), "var": jnp.full(4, 2.5, jnp.float32)}
+        },
+    }
+
+
+def batch(count=8, seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        "image": random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
+        "label": random.integers(0, CLASSES, count, np.int32),
+    }
+
+
+def config(recipe="afa", **changes):
+    """Letters to digits with few steps at 8×8 pixels; `changes` by dotted name."""
+    made = default()
+    small = {
+        "recipe": recipe,
+        "data.per_class": 3,
+        "data.image_size": 8,
+        "data.resize": 8,
+        "source.steps": 30,
+        "source.batch_size": 16,
+        "batch_size": 8,
+        "steps": 8,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "eval_batch_size": 1000,
+        "methods.dfa.alpha": 1e-5,
+        "methods.ast.alpha": 1e-4,
+        "methods.act.alpha": 1e-4,
+    }
+    made.update_from_flattened_dict({**small, **changes})
+    return made

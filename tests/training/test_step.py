@@ -1,0 +1,204 @@
+"""The training step: the loss it minimises, the move it makes, what it leaves alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from afa_jax.models.zoo import forward
+from afa_jax.training.step import compile_step, init_state, make_step
+from afa_jax.transfer.attention import SpatialAttention
+from afa_jax.transfer.methods import Frozen
+from tests import tiny
+
+METHODS = ["l2", "dfa", "ast", "act"]
+
+
+def start(task, seed=0):
+    frozen = Frozen(teacher=tiny.variables(tiny.SOURCE_CLASSES, seed=7))
+    images = jnp.asarray(tiny.batch()["image"])
+    return init_state(task, tiny.variables(seed=seed), frozen, images, jax.random.PRNGKey(seed)), frozen
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_loss_is_cross_entropy_plus_alignment_plus_head_penalty():
+    """Every term of AFA eq. 4 for an AST step, in NumPy from the features of the two networks."""
+    task = tiny.task(tiny.stage("ast", alpha=0.3, beta=0.2))
+    state, frozen = start(task)
+    batch = tiny.batch()
+    _, metrics = jax.jit(make_step(task))(state, frozen, batch)
+
+    images = jnp.asarray(batch["image"] / np.float32(255), jnp.float32)
+    variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
+    target = forward(task.target, variables, images, taps=task.stage.taps, train=True)
+    teacher = forward(task.teacher, frozen.teacher, images, taps=task.stage.taps)
+    logits = np.asarray(target.logits, np.float64)
+    cross_entropy = -np.mean(np.log(softmax(logits))[np.arange(8), batch["label"]])
+    alignment = 0
+    for tap in task.stage.taps:
+        attention = SpatialAttention().apply({"params": state.params["attention"][tap]}, teacher.features[tap])
+        difference = np.asarray(target.features[tap], np.float64) - np.asarray(teacher.features[tap])
+        places = difference.shape[1] * difference.shape[2]
+        weighted = (np.asarray(attention) * places)[..., None] * difference.reshape(8, places, -1)
+        part = 0.5 * (weighted**2).sum() / 8
+        assert metrics[f"alignment/{tap}"] == pytest.approx(part, rel=1e-5)
+        alignment += part
+    head = sum(float((np.asarray(w, np.float64) ** 2).sum()) for w in state.params["target"]["fc"].values())
+    assert metrics["cross_entropy"] == pytest.approx(cross_entropy, rel=1e-5)
+    assert metrics["alignment"] == pytest.approx(alignment, rel=1e-5)
+    assert metrics["head_penalty"] == pytest.approx(head / 2, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(cross_entropy + 0.3 * alignment + 0.2 * head / 2, rel=1e-5)
+    assert metrics["top1"] == np.mean(logits.argmax(-1) == batch["label"])
+
+
+def test_the_released_dfa_sums_over_the_batch_and_the_papers_takes_the_mean():
+    terms = {}
+    for convention in ("released", "paper"):
+        task = tiny.task(tiny.stage("dfa", convention=convention))
+        state, frozen = start(task)
+        terms[convention] = jax.jit(make_step(task))(state, frozen, tiny.batch())[1]["alignment"].item()
+    # released: ½·Σ_batch ‖D‖²; paper: mean ‖D‖²; eight images.
+    assert terms["released"] == pytest.approx(0.5 * 8 * terms["paper"], rel=1e-5)
+
+
+def sgd(param, grad, trace, rate, decay, momentum=0.9):
+    trace = momentum * trace + grad + decay * param
+    return param - rate * trace, trace
+
+
+def test_the_move_is_pytorchs_sgd_with_its_groups():
+    """Two steps with momentum, the second behind the drop; each group by its own rate, the attention without decay."""
+    stage = tiny.stage("ast", learning_rate=0.1, drop_at=1, weight_decay=0.1)
+    task = tiny.task(stage, momentum=0.9, head_rate=10.0, attention_rate=0.5)
+    state, frozen = start(task)
+    batch = tiny.batch()
+    # A stage of learning rate 1 without momentum and decay moves by minus the gradient.
+    bare = tiny.task(tiny.stage("ast", learning_rate=1.0, weight_decay=0.0), momentum=0.0)
+    reveal, step = jax.jit(make_step(bare)), jax.jit(make_step(task))
+    trace = jax.tree.map(jnp.zeros_like, state.params)
+    for rate in (0.1, 0.01):
+        probe = start(bare)[0].replace(params=state.params, batch_stats=state.batch_stats, step=state.step)
+        probe = probe.replace(rng=state.rng)
+        grads = jax.tree.map(jnp.subtract, state.params, reveal(probe, frozen, batch)[0].params)
+        moved, metrics = step(state, frozen, batch)
+        assert metrics["learning_rate"] == pytest.approx(rate)
+        expected = {"target": {}, "attention": {}}
+        for group, layers in state.params.items():
+            for layer, params in layers.items():
+                multiple = {"fc": 10.0}.get(layer, 1.0) if group == "target" else 0.5
+                decay = 0.1 if group == "target" else 0.0
+                pairs = jax.tree.map(
+                    lambda p, g, t, m=multiple, d=decay, r=rate: sgd(p, g, t, m * r, d),
+                    params,
+                    grads[group][layer],
+                    trace[group][layer],
+                )
+                is_pair = lambda x: isinstance(x, tuple)  # noqa: E731
+                expected[group][layer] = jax.tree.map(lambda pair: pair[0], pairs, is_leaf=is_pair)
+                trace[group][layer] = jax.tree.map(lambda pair: pair[1], pairs, is_leaf=is_pair)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), moved.params, expected)
+        state = moved
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_and_never_touches_the_teacher(name):
+    task = tiny.task(tiny.stage(name, alpha=1e-3, beta=0.0, weight_decay=0.0, learning_rate=0.05))
+    state, frozen = start(task)
+    before = jax.tree.map(np.array, (frozen, state.params["attention"]))
+    step = compile_step(task)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, frozen, tiny.batch())
+        losses.append(float(metrics["cross_entropy"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(state.step) == 30
+    jax.tree.map(np.testing.assert_array_equal, frozen, before[0])
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), state.params["attention"], before[1])
+    assert all(jax.tree.leaves(changed)) and bool(jax.tree.leaves(changed)) == (name in ("ast", "act"))
+
+
+def test_alpha_zero_is_plain_cross_entropy_training_step_for_step():
+    settings = {"alpha": 0.0, "beta": 0.2, "weight_decay": 0.1}
+    curves, finals = [], []
+    for name in ("ast", "l2"):
+        task = tiny.task(tiny.stage(name, **settings))
+        state, frozen = start(task)
+        curve = []
+        for k in range(10):
+            state, metrics = compile_step(task)(state, frozen, tiny.batch(seed=k))
+            curve.append(float(metrics["cross_entropy"]))
+        curves.append(curve)
+        finals.append((state.params["target"], state.batch_stats))
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *finals)
+
+
+def test_without_alpha_the_attention_gets_no_gradient():
+    task = tiny.task(tiny.stage("ast", alpha=0.0))
+    state, frozen = start(task)
+    before = jax.tree.map(np.array, state.params["attention"])
+    after = compile_step(task)(state, frozen, tiny.batch())[0].params["attention"]
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_alignment_is_zero_in_eval_mode_and_positive_at_the_first_step():
+    """The released code's BatchNorm modes: the same weights give Ω > 0, because only the target uses the batch."""
+    variables = tiny.variables()
+    task = tiny.task(tiny.stage("dfa"))
+    frozen = Frozen(teacher={**variables, "params": {**variables["params"], "fc": _source_head()}})
+    images = jnp.asarray(tiny.batch()["image"])
+    state = init_state(task, variables, frozen, images, jax.random.PRNGKey(0))
+    metrics = jax.jit(make_step(task))(state, frozen, tiny.batch())[1]
+    assert metrics["alignment/conv1"] == 0  # before the first BatchNorm
+    assert metrics["alignment/conv2"] > 0  # behind it
+
+
+def _source_head():
+    return tiny.variables(tiny.SOURCE_CLASSES)["params"]["fc"]
+
+
+def test_the_state_owns_its_memory():
+    """The first stage's target and teacher come from the same arrays; giving the state away must not take them."""
+    task = tiny.task(tiny.stage("ast"))
+    shared = tiny.variables(tiny.SOURCE_CLASSES)
+    frozen = Frozen(teacher=shared)
+    target = {**shared, "params": {**shared["params"], "fc": tiny.variables()["params"]["fc"]}}
+    state = init_state(task, target, frozen, jnp.asarray(tiny.batch()["image"]), jax.random.PRNGKey(0))
+    for _ in range(2):
+        state, _ = compile_step(task)(state, frozen, tiny.batch())
+    jax.block_until_ready(jax.tree.map(jnp.sum, frozen))  # raises if the memory is gone
+
+
+def test_seeds_share_one_compilation():
+    assert compile_step(tiny.task(tiny.stage("ast"))) is compile_step(tiny.task(tiny.stage("ast")))
+    assert compile_step(tiny.task(tiny.stage("ast"))) is not compile_step(tiny.task(tiny.stage("act")))
+
+
+def test_gradient_equals_finite_differences():
+    """The whole objective along random directions of target and attention."""
+    task = tiny.task(tiny.stage("act", alpha=0.01, learning_rate=1.0, weight_decay=0.0), momentum=0.0)
+    state, frozen = start(task)
+    step = jax.jit(make_step(task))
+    batch = tiny.batch()
+    gradient = jax.tree.map(jnp.subtract, state.params, step(state, frozen, batch)[0].params)
+    for seed in range(3):
+        keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(state.params)))
+        leaves, structure = jax.tree.flatten(state.params)
+        direction = jax.tree.unflatten(
+            structure, [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+        )
+        length = optax.tree.norm(direction)
+        direction = jax.tree.map(lambda d, length=length: d / length, direction)
+
+        def loss(t, direction=direction):
+            params = jax.tree.map(lambda p, d: p + jnp.float32(t) * d, state.params, direction)
+            return float(step(state.replace(params=params), frozen, batch)[1]["loss"])
+
+        numeric = (loss(5e-3) - loss(-5e-3)) / 1e-2
+        analytic = float(optax.tree.vdot(gradient, direction))
+        assert analytic == pytest.approx(numeric, rel=0.02, abs=0.002)

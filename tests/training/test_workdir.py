@@ -1,0 +1,72 @@
+"""The workdir: the same run goes on, another is refused, and nothing is touched before a run is sure to begin."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from afa_jax.errors import UserError
+from afa_jax.training.workdir import claim, finished, sign
+
+CONFIG = {"recipe": "afa", "methods": {"ast": {"alpha": 0.1}}, "taps": (1, 2)}
+
+
+def test_a_new_folder_is_made_and_signed(tmp_path):
+    workdir = tmp_path / "deep" / "run"
+    with claim(workdir, CONFIG):
+        assert not (workdir / "config.json").exists()
+        sign(workdir, CONFIG)
+    with claim(workdir, CONFIG):
+        pass
+    assert json.loads((workdir / "config.json").read_text())["recipe"] == "afa"
+    assert finished(workdir) is None
+    (workdir / "summary.json").write_text('{"last_top1": 0.5}')
+    assert finished(workdir) == {"last_top1": 0.5}
+
+
+def refuse(workdir, config, match):
+    with pytest.raises(UserError, match=match), claim(workdir, config):
+        pytest.fail("the workdir was given away")
+
+
+def test_another_run_is_refused_and_the_difference_named(tmp_path):
+    with claim(tmp_path, CONFIG):
+        sign(tmp_path, CONFIG)
+    other = {**CONFIG, "methods": {"ast": {"alpha": 0.2}}, "seed": 1}
+    refuse(
+        tmp_path, other, r"another run \(methods.ast.alpha is 0.1 there and 0.2 here; seed is None there and 1 here\)"
+    )
+
+
+def test_other_peoples_files_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    refuse(tmp_path, CONFIG, r"holds other files \(thesis.tex\) and no run")
+
+
+def test_a_damaged_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    refuse(tmp_path, CONFIG, "is damaged")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    refuse(tmp_path / "file" / "run", CONFIG, r"cannot be written \(Not a directory\)")
+
+
+def hold(workdir, ready, release):
+    with claim(workdir, CONFIG):
+        ready.set()
+        release.wait(30)
+
+
+def test_a_second_process_is_refused_or_waits(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    ready, release = spawn.Event(), spawn.Event()
+    process = spawn.Process(target=hold, args=(tmp_path, ready, release))
+    process.start()
+    assert ready.wait(30)
+    refuse(tmp_path, CONFIG, "Another process is at work")
+    release.set()
+    with claim(tmp_path, CONFIG, wait=True):
+        pass
+    process.join()
