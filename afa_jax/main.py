@@ -67,7 +67,9 @@ def _wrong_flags(error: Exception) -> UserError:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".?") + "."
+    # What goes wrong inside a config file is told with its whole traceback; the last line says it.
+    told = str(error).strip().splitlines()[-1] if "Traceback" in str(error) else str(error)
+    return " ".join(told.split()).rstrip(".?") + "."
 
 
 def main(argv: Sequence[str]) -> int:

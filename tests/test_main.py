@@ -29,6 +29,7 @@ def config(tmp_path):
 
 def refuse(capsys, *arguments):
     """Runs the command line, which must end with status 2, and gives its one sentence."""
+    sys.modules.pop("config_config", None)  # where ml-collections leaves the last config file's names
     assert main(["main", *map(str, arguments)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("afa_jax: ") and err.count("\n") == 1 and err.rstrip()[-1] in ".?"
@@ -66,7 +67,10 @@ def test_no_config_and_wrong_files(tmp_path, capsys):
         ("def get_config(:", "invalid syntax"),
         ("import nothing_of_that_name", "nothing_of_that_name"),
         ("from afa_jax.config import default\ndef get_config():\n c = default()\n c.sedd = 1\n return c", WRONG_KEY),
-        ("from afa_jax.config import default\ndef get_config():\n c = default()\n c.steps = 'x'\n return c", "type"),
+        (
+            "from afa_jax.config import default\ndef get_config():\n c = default()\n c.steps = 'x'\n return c",
+            "override field 'steps'",
+        ),
     ):
         wrong.write_text(text)
         assert sentence in refuse(capsys, "--config", wrong)
