@@ -42,7 +42,7 @@ class Source:
     """A file with a saved network, or `train`: train it here, once, on `dataset`, and keep it in the cache."""
     dataset: str = "letters"
     """The source task's data set, for `weights = "train"`."""
-    steps: int = 1000
+    steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 0.1
 

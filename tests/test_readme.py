@@ -1,0 +1,64 @@
+"""What the README shows is what the repository holds: the example runs, the table is the file's."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afa_jax.main import parse
+from afa_jax.models import zoo
+from afa_jax.transfer.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+def test_the_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loss"] > 0
+    assert [f.shape for f in names["features"].values()][0] == (2, 16, 16, 64)
+    assert len([line for line in code.splitlines() if line]) <= 16
+
+
+def test_the_table_is_rebuilt_from_the_repository():
+    import publish_comparison
+
+    assert publish_comparison.insert(README, "quickstart") == README
+    runs = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text())["runs"]
+    assert {(run["recipe"], run["seed"]) for run in runs} == {
+        (recipe, seed) for recipe in ("scratch", "l2", "dfa", "ast", "act", "afa") for seed in range(3)
+    }
+
+
+def test_every_recipe_is_explained():
+    for name in RECIPES:
+        assert f"| `{name}` |" in README
+
+
+def test_the_commands_parse():
+    text = README.replace("\\\n", " ")
+    commands = re.findall(r"python -m afa_jax\.main (--config [^#\n]*)", text)
+    assert len(commands) >= 2
+    for command in commands:
+        parse(["main", *command.split()])
+
+
+@pytest.mark.parametrize("target", ["quickstart", "test", "lint", "results"])
+def test_the_makefile_has_what_the_texts_name(target):
+    ended = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_linked_files_exist():
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_zoo_is_what_the_changelog_says():
+    assert {"resnet18", "resnet34", "resnet50", "resnet101", "resnet10_small"} <= set(zoo.NETWORKS)

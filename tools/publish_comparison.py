@@ -1,0 +1,50 @@
+"""Puts the result of a comparison into docs/results and into the README.
+
+    python tools/publish_comparison.py runs/quickstart/comparison.json
+
+The README's table stands between two comments that name it, and is rebuilt from the copied file alone.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from afa_jax.report import tables
+
+ROOT = Path(__file__).parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
+
+
+def block(name: str) -> str:
+    """The table of docs/results/<name>.json, with where and when it was made."""
+    comparison = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    table = tables.markdown(tables.rows(comparison["runs"], comparison["failed"]))
+    source = f"[docs/results/{name}.json](docs/results/{name}.json)"
+    return f"{table}\n\n<sub>{tables.provenance(comparison['runs'][-1])}. From {source}.</sub>"
+
+
+def insert(text: str, name: str) -> str:
+    """`text` with what stands between its two comments replaced by the table."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{block(name)}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", type=Path, help="the comparison.json of a workdir")
+    file = parser.parse_args().comparison
+    if not file.is_file():
+        print(f"There is no file {file}: run `make quickstart` first.", file=sys.stderr)
+        return 2
+    name = file.absolute().parent.name
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, RESULTS / f"{name}.json")
+    README.write_text(insert(README.read_text(encoding="utf-8"), name), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
