@@ -69,8 +69,7 @@ def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
     print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {len(seeds)} seed(s):\n")
     print(tables.text(table))
     print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({time.perf_counter() - begun:.0f} s)")
-    told = ("recipe", "seed", "last_top1", "best_test_top1", "train_images_per_second", "device", "versions", "finished")
-    runs = [{key: summary[key] for key in told} for summary in summaries]
+    runs = [{key: s[key] for key in s if key not in ("experiment", "stages")} for s in summaries]
     write_json(root / COMPARISON, {"experiment": to_json(experiment), "failed": failed, "runs": runs})
     if failures:
         raise DivergedError(f"{len(failures)} of {len(failures) + len(summaries)} runs diverged: {failures[0]}")

@@ -22,7 +22,7 @@ def test_the_example_runs():
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["loss"] > 0
-    assert [f.shape for f in names["features"].values()][0] == (2, 16, 16, 64)
+    assert next(f.shape for f in names["features"].values()) == (2, 16, 16, 64)
     assert len([line for line in code.splitlines() if line]) <= 16
 
 
