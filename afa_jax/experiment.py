@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from afa_jax import __version__
+from afa_jax import __version__, trees
 from afa_jax.config import Data, Experiment, image_sizes, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
@@ -148,7 +148,7 @@ class _Run:
         try:
             for i, stage in enumerate(self.stages):
                 if i and teacher is not None and stage.teacher == "previous":
-                    teacher = hand_over(variables, teacher, self.network.head)
+                    teacher = hand_over(variables, teacher, self.network.heads)
                 frozen = Frozen(teacher=teacher if stage.method.needs else None)
                 state = self._stage(i, stage, variables, teacher_module, frozen, journal, pace)
                 variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
@@ -165,7 +165,7 @@ class _Run:
         path = source_network(e)
         source = weights.load(name, path)
         target = weights.with_new_head(source, name, len(self.data.classes), head_key)
-        outputs = source["params"][self.network.head]["bias"].shape[0]
+        outputs = trees.get(source["params"], self.network.head)["bias"].shape[0]
         return target, zoo.create(name, outputs, self.dtype), source
 
     def _stage(

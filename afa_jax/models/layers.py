@@ -6,17 +6,28 @@ import flax.linen as nn
 from jax import Array
 
 
-def conv(features: int, size: int, *, stride: int = 1, dtype: Any = None, name: str | None = None) -> nn.Conv:
-    """A convolution without bias, padded by size // 2 on every side.
+def conv(
+    features: int,
+    kernel: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    dtype: Any = None,
+    name: str | None = None,
+) -> nn.Conv:
+    """A convolution without bias, padded on every side by half the kernel or by `padding`.
 
     Flax's own "SAME" pads the far side only at stride 2, which moves the map by one pixel against PyTorch's.
     """
-    pad = size // 2
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    pads = [side // 2 if padding is None else padding for side in sides]
     return nn.Conv(
         features,
-        (size, size),
+        sides,
         strides=stride,
-        padding=((pad, pad), (pad, pad)),
+        padding=[(pad, pad) for pad in pads],
+        feature_group_count=groups,
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -40,7 +51,15 @@ def batch_norm(train: bool, *, epsilon: float = 1e-5, dtype: Any = None, name: s
     )
 
 
-def max_pool(x: Array) -> Array:
-    """The 3×3 maximum at stride 2 with one pixel of padding: `[B, H, W, C]` to `[B, ⌈H/2⌉, ⌈W/2⌉, C]`."""
-    padding: Any = ((1, 1), (1, 1))  # Flax declares the names of paddings only
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+def max_pool(x: Array, *, padding: int = 1) -> Array:
+    """The maximum of 3×3 positions at stride 2: `[B, H, W, C]` to `[B, (H + 2·padding − 3)//2 + 1, …, C]`."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=_padding(padding))
+
+
+def avg_pool(x: Array, size: int, stride: int, padding: int) -> Array:
+    """The mean of size×size positions, the zeros of the padding counted, as PyTorch does."""
+    return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=_padding(padding))
+
+
+def _padding(pad: int) -> Any:  # Flax declares the names of paddings only
+    return ((pad, pad), (pad, pad))

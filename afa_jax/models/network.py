@@ -1,7 +1,8 @@
 """What the rest of the code knows of a network: how to build it, where to tap it, what images it expects."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,9 @@ class Network:
       image_size: side of the square input in pixels.
       resize: side to which an image is resized before the crop of `image_size`.
       taps: the layers that are aligned, by how many of them there are.
-      head: name of the classification layer, the only one made new for a target.
+      head: path of the classification layer.
+      also_new: paths of further layers that are as wide as there are classes, made new with the head.
+      left_out: layers that published files hold and this network is defined without.
       mean, std: channel-wise normalisation of images scaled to [0, 1].
       weights: published weights, by name, as URLs.
     """
@@ -29,6 +32,35 @@ class Network:
     resize: int
     taps: Mapping[int, tuple[str, ...]]
     head: str = "fc"
+    also_new: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     weights: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """All layers that are made new for another number of classes."""
+        return (self.head, *self.also_new)
+
+
+def spread_taps(layers: Sequence[str], released: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Taps for 4, 8 and 12 attentive modules (AFA Table 11), spread evenly.
+
+    The paper takes them "evenly" and the released code shows its four. They cut the network into four parts; 8 and 12
+    take two and three layers of each part, at the ends of its halves and thirds. So the 4 are among the 8 and the 12.
+    A count for which a part has too few layers is left out.
+
+    Args:
+      layers: all that can be tapped, in the order of the network.
+      released: the four of the released code, each among `layers`.
+    """
+    ends = [0, *(layers.index(tap) + 1 for tap in released)]
+    parts = [layers[begin:end] for begin, end in pairwise(ends)]
+    taps = {}
+    for each in (1, 2, 3):
+        if all(len(part) >= each for part in parts):
+            # Half a layer is rounded up, so that two of three are the second and the third.
+            places = [[(2 * i * len(part) + each) // (2 * each) - 1 for i in range(1, each + 1)] for part in parts]
+            taps[4 * each] = tuple(part[p] for part, ps in zip(parts, places, strict=True) for p in ps)
+    return taps

@@ -1,4 +1,4 @@
-"""A network's weights on disk: one safetensors file, strictly checked against the network that reads it."""
+"""A network's weights: where they are, how they are read, and that every one of them is accounted for."""
 
 import json
 import os
@@ -7,16 +7,56 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from afa_jax.errors import UserError
+from afa_jax import trees
+from afa_jax.errors import UserError, nearest
+from afa_jax.models import torch_file
+from afa_jax.models.convert import Converted, differences, from_state_dict, shapes, to_state_dict
+from afa_jax.models.download import fetch
 from afa_jax.models.zoo import NETWORKS, create, initialise
 from afa_jax.types import Variables
 
 FILE = "model.safetensors"
+
+
+def load(network: str, source: str | Path, num_classes: int | None = None, *, seed: int = 0) -> Variables:
+    """Reads a network's weights, as float32.
+
+    Args:
+      network: its name in the zoo.
+      source: a published name (`imagenet1k_v1`, `imagenet1k_v2`, `places365`), which is fetched once into the cache; a
+        file in PyTorch's format (`.pth`, `.pth.tar`) or a `.safetensors` file in torchvision's key names; or a saved
+        model of our own, the file or its folder.
+      num_classes: outputs of the head; where the source has another number, the head is made new. None keeps its own.
+      seed: of a new head.
+
+    Raises:
+      UserError: no such source, a file that is damaged or unsafe, or one that does not fit `network`.
+    """
+    found = read(network, source)
+    if num_classes is not None and num_classes != found.num_classes:
+        return with_new_head(found.variables, network, num_classes, jax.random.PRNGKey(seed))
+    return jax.tree.map(jnp.asarray, found.variables)
+
+
+def read(network: str, source: str | Path) -> Converted:
+    """As `load`, with what stands beside the variables; the arrays are NumPy's."""
+    path = _locate(network, source)
+    if path.suffix != ".safetensors":
+        content = torch_file.read(path)
+    else:
+        content, about = _read_safetensors(path)
+        if about is not None:
+            return _own(network, path, content, about)
+    try:
+        return from_state_dict(network, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def save(folder: Path, network: str, variables: Variables, **about: Any) -> None:
@@ -28,80 +68,74 @@ def save(folder: Path, network: str, variables: Variables, **about: Any) -> None
     """
     arrays = {key: np.asarray(value) for key, value in flatten_dict(dict(variables), sep="/").items()}
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{FILE}.partial"
-    save_file(arrays, partial, {"about": json.dumps({"network": network, **about})})
-    os.replace(partial, folder / FILE)
+    _write_safetensors(folder / FILE, arrays, {"about": json.dumps({"network": network, **about})})
 
 
 def describe(source: str | Path) -> dict[str, Any]:
-    """What `save` was told of a saved network, a file or its folder: `network`, `classes`, …"""
-    return _read(_file(source))[1]
+    """What `save` was told of a saved model, the file or its folder: `network`, `classes`, …"""
+    path = Path(source)
+    return _read_safetensors(path / FILE if path.is_dir() else path)[1] or {}
 
 
-def load(network: str, source: str | Path, num_classes: int | None = None, *, seed: int = 0) -> Variables:
-    """Reads a saved network.
-
-    Args:
-      network: its name in the zoo.
-      source: the saved file, or the folder that holds it.
-      num_classes: outputs of the head; where the file has another number, the head is made new. None keeps the file's.
-      seed: of a new head.
-
-    Raises:
-      UserError: no such file, not a saved network, or one that does not fit `network`; all differing keys are counted
-        and the first ones named.
-    """
-    path = _file(source)
-    flat, about = _read(path)
-    if about.get("network") != network:
-        raise UserError(f"{path} holds the network {about.get('network')!r}, not {network!r}.")
-    head = NETWORKS[network].head
-    stored = flat[f"params/{head}/kernel"].shape[-1] if f"params/{head}/kernel" in flat else 0
-    module = create(network, stored)
-    expected = jax.eval_shape(lambda key: initialise(module, key, NETWORKS[network].image_size), jax.random.key(0))
-    _check(path, _shapes(expected), flat)
-    variables = unflatten_dict(flat, sep="/")
-    if num_classes is not None and num_classes != stored:
-        return with_new_head(variables, network, num_classes, jax.random.PRNGKey(seed))
-    return jax.tree.map(jax.numpy.asarray, variables)
+def export(path: Path, variables: Variables, counters: Mapping[str, int] | None = None) -> None:
+    """Writes the weights in torchvision's key names: as safetensors by that suffix, else as a torch file."""
+    state = to_state_dict(variables, counters)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        _write_safetensors(path, state, {"format": "pt"})
+    else:
+        torch_file.write(path, state)
 
 
 def with_new_head(variables: Variables, network: str, num_classes: int, key: jax.Array) -> Variables:
     """The same network with a head of `num_classes` outputs that starts as PyTorch's Linear does."""
     spec = NETWORKS[network]
-    fresh = initialise(create(network, num_classes), key, spec.image_size)
-    params = {**variables["params"], spec.head: fresh["params"][spec.head]}
-    return jax.tree.map(jax.numpy.asarray, {**variables, "params": params})
+    fresh = initialise(create(network, num_classes), key, spec.image_size)["params"]
+    params = variables["params"]
+    for head in spec.heads:
+        params = trees.put(params, head, trees.get(fresh, head))
+    return jax.tree.map(jnp.asarray, {**variables, "params": params})
 
 
-def _file(source: str | Path) -> Path:
+def _locate(network: str, source: str | Path) -> Path:
+    published = NETWORKS[network].weights
+    if str(source) in published:
+        return fetch(published[str(source)])
     path = Path(source).expanduser()
     path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"There is no file {path} with the source network's weights: give its path in source.weights.")
-    return path
+    if path.is_file():
+        return path
+    hint = f" or a published name: {nearest(str(source), published)}" if published else "."
+    raise UserError(f"There are no weights {source} for {network}: source.weights names a file{hint}")
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _own(network: str, path: Path, flat: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Converted:
+    if about.get("network") != network:
+        raise UserError(f"{path} holds the network {about.get('network')!r}, not {network!r}.")
+    spec = NETWORKS[network]
+    head = flat.get(f"params/{spec.head.replace('.', '/')}/kernel")
+    num_classes = head.shape[-1] if head is not None and head.ndim == 2 else 1
+    expected = jax.eval_shape(
+        lambda key: initialise(create(network, num_classes), key, spec.image_size), jax.random.key(0)
+    )
+    told = differences(shapes(flatten_dict(expected, sep="/")), shapes(flat))
+    if told:
+        raise UserError(f"{path} does not fit the network {network}: {told}.")
+    return Converted(unflatten_dict(dict(flat), sep="/"), num_classes, dict(about.get("counters", {})), ())
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """(the arrays, what `save` wrote beside them; None for a file of others)."""
     try:
         with safe_open(path, "numpy") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118 (the file is no mapping)
-    except SafetensorError as error:
+            about = (file.metadata() or {}).get("about")
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no mapping)
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no whole safetensors file ({error}).") from error
+    return arrays, None if about is None else json.loads(about)
 
 
-def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
-    flat: dict[str, Any] = flatten_dict(variables, sep="/")
-    return {key: leaf.shape for key, leaf in flat.items()}
-
-
-def _check(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray]) -> None:
-    faults = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys()),
-        "of another shape": sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k].shape),
-    }
-    told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults.items() if keys]
-    if told:
-        raise UserError(f"{path} does not fit the network: {'; '.join(told)}.")
+def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(arrays, partial, metadata)
+    os.replace(partial, path)

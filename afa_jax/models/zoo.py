@@ -75,12 +75,13 @@ def forward(
     return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
 
 
-def layer_shapes(module: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:
+def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> dict[str, tuple[int, ...]]:
     """The output shape, for one image, of every layer that gives one array, by its path; nothing is computed."""
 
     def run(key: Array, images: Array) -> Any:
-        variables = module.init(key, images)
-        return module.apply(variables, images, train=False, mutable=["intermediates"], capture_intermediates=True)[1]
+        variables, rngs = module.init(key, images), {"dropout": key}
+        mutable = ["intermediates", "batch_stats"]
+        return module.apply(variables, images, train=train, rngs=rngs, mutable=mutable, capture_intermediates=True)[1]
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     captured = jax.eval_shape(run, jax.random.key(0), images)["intermediates"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from afa_jax import trees
 from afa_jax.transfer.recipes import Stage
 from afa_jax.types import PyTree
 
@@ -29,7 +30,7 @@ def make_optimizer(stage: Stage, head: str, sgd: Sgd) -> optax.GradientTransform
     """SGD as PyTorch writes it: v ← momentum·v + g + weight_decay·w, w ← w − rate·v; no decay on the attention.
 
     Args:
-      head: name of the classification layer in the target's parameters.
+      head: path of the classification layer in the target's parameters.
     """
     rate = schedule(stage)
 
@@ -47,10 +48,8 @@ def make_optimizer(stage: Stage, head: str, sgd: Sgd) -> optax.GradientTransform
     }
 
     def labels(params: PyTree) -> PyTree:
-        target = {
-            layer: jax.tree.map(lambda _, label=("head" if layer == head else "backbone"): label, weights)
-            for layer, weights in params["target"].items()
-        }
+        target = jax.tree.map(lambda _: "backbone", params["target"])
+        target = trees.put(target, head, jax.tree.map(lambda _: "head", trees.get(target, head)))
         return {"target": target, "attention": jax.tree.map(lambda _: "attention", params["attention"])}
 
     return optax.partition(groups, labels)

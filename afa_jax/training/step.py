@@ -12,6 +12,7 @@ import optax
 from flax import struct
 from jax import Array
 
+from afa_jax import trees
 from afa_jax.data.augment import Preprocess
 from afa_jax.models.zoo import forward
 from afa_jax.training.optimizer import Sgd, make_optimizer, schedule
@@ -42,7 +43,7 @@ class Task:
 
     Attributes:
       target, teacher: the networks; they differ in the size of their heads only.
-      head: name of the classification layer.
+      head: path of the classification layer.
     """
 
     target: nn.Module
@@ -114,7 +115,7 @@ def make_step(task: Task) -> Step:
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(target.logits, labels).mean(),
                 **terms,
                 "alignment": sum(terms.values(), jnp.float32(0)),
-                "head_penalty": 0.5 * optax.tree.norm(params["target"][task.head], squared=True),
+                "head_penalty": 0.5 * optax.tree.norm(trees.get(params["target"], task.head), squared=True),
             }
             loss = parts["cross_entropy"] + alpha * parts["alignment"] + beta * parts["head_penalty"]
             top1 = (target.logits.argmax(-1) == labels).mean()

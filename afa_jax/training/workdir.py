@@ -1,14 +1,13 @@
 """A run's folder: whose it is, and that only one process works in it."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from afa_jax.errors import UserError
-from afa_jax.files import write_json
+from afa_jax.files import locked, write_json
 
 CONFIG, SUMMARY, MODEL = "config.json", "summary.json", "model"
 
@@ -26,19 +25,16 @@ def claim(workdir: Path, config: Mapping[str, Any], *, wait: bool = False) -> It
     Raises:
       UserError: the folder holds another run, cannot be written, or another process works in it.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"The workdir {workdir} cannot be written ({error.strerror}): choose another with --workdir."
-        ) from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(workdir / ".lock", wait=wait))
         except BlockingIOError as error:
             raise UserError(
                 f"Another process is at work in {workdir}: wait for it, or choose another with --workdir."
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"The workdir {workdir} cannot be written ({error.strerror}): choose another with --workdir."
             ) from error
         _check_owner(workdir, config)
         yield

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from afa_jax import trees
 from afa_jax.transfer.methods import METHODS, Method
 from afa_jax.types import Variables
 
@@ -106,11 +107,13 @@ def stages(
     return tuple(settled)
 
 
-def hand_over(trained: Variables, teacher: Variables, head: str) -> Variables:
+def hand_over(trained: Variables, teacher: Variables, heads: Sequence[str]) -> Variables:
     """The teacher of the next stage: a copy of what the last one trained (AFA Algorithm 1, line 7).
 
-    Parameters and BatchNorm statistics move; the teacher keeps its source head `head`, as the released code does. A
-    copy, because the next step gives the target's memory away.
+    Parameters and BatchNorm statistics move; the teacher keeps its source heads, the layers at the paths `heads`, as
+    the released code does. A copy, because the next step gives the target's memory away.
     """
     copy = jax.tree.map(jnp.copy, dict(trained))
-    return {**copy, "params": {**copy["params"], head: teacher["params"][head]}}
+    for head in heads:
+        copy["params"] = trees.put(copy["params"], head, trees.get(teacher["params"], head))
+    return copy

@@ -58,7 +58,7 @@ def test_recipes_name_methods_that_exist_and_stages_that_differ():
 
 def test_hand_over_copies_params_and_statistics_but_the_head():
     trained, teacher = tiny.variables(seed=1), tiny.variables(tiny.SOURCE_CLASSES, seed=2)
-    handed = hand_over(trained, teacher, "fc")
+    handed = hand_over(trained, teacher, ["fc"])
     for layer in ("conv1", "bn1", "conv2"):
         jax.tree.map(np.testing.assert_array_equal, handed["params"][layer], trained["params"][layer])
     jax.tree.map(np.testing.assert_array_equal, handed["batch_stats"], trained["batch_stats"])
@@ -67,7 +67,7 @@ def test_hand_over_copies_params_and_statistics_but_the_head():
 
 def test_hand_over_owns_its_memory():
     trained, teacher = tiny.variables(seed=1), tiny.variables(tiny.SOURCE_CLASSES, seed=2)
-    expected = jax.tree.map(np.array, hand_over(trained, teacher, "fc"))
-    handed = hand_over(trained, teacher, "fc")
+    expected = jax.tree.map(np.array, hand_over(trained, teacher, ["fc"]))
+    handed = hand_over(trained, teacher, ["fc"])
     jax.jit(lambda v: jax.tree.map(jnp.zeros_like, v), donate_argnums=0)(trained)  # the target's memory is gone
     jax.tree.map(np.testing.assert_array_equal, handed, expected)

@@ -12,7 +12,7 @@ from jax import Array
 
 from afa_jax.initializers import torch_linear
 from afa_jax.models.layers import batch_norm, conv, max_pool
-from afa_jax.models.network import Network
+from afa_jax.models.network import Network, spread_taps
 
 
 class BasicBlock(nn.Module):
@@ -109,30 +109,56 @@ class ResNet(nn.Module):
         return torch_linear(self.num_classes, x.shape[-1], name="fc")(x)
 
 
-def _entry(block: type, depths: tuple[int, int, int, int], **sizes: Any) -> Network:
-    last = "conv3" if block is Bottleneck else "conv2"
-    options = {key: sizes.pop(key) for key in ("width", "small_images") if key in sizes}
+def _taps(block: type, depths: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
+    """At raw convolution outputs (before BatchNorm), as released: the last convolution of each block.
 
+    Where a stage has fewer than three blocks, both convolutions of its blocks can be tapped.
+    """
+    last = ("conv3",) if block is Bottleneck else ("conv2",) if min(depths) > 2 else ("conv1", "conv2")
+    layers = [f"layer{i + 1}.{b}.{c}" for i, depth in enumerate(depths) for b in range(depth) for c in last]
+    return spread_taps(layers, [f"layer{i + 1}.{depth - 1}.{last[-1]}" for i, depth in enumerate(depths)])
+
+
+def _entry(block: type, depths: tuple[int, int, int, int], **weights: str) -> Network:
     def build(num_classes: int, dtype: Any) -> ResNet:
-        return ResNet(block, depths, num_classes, dtype=dtype, **options)
+        return ResNet(block, depths, num_classes, dtype=dtype)
 
-    # The released code aligns the raw output (before BatchNorm) of the last convolution of each stage.
-    taps = {4: tuple(f"layer{i + 1}.{depth - 1}.{last}" for i, depth in enumerate(depths))}
-    return Network(build, taps=taps, **{"image_size": 224, "resize": 256, **sizes})
+    return Network(build, image_size=224, resize=256, taps=_taps(block, depths), weights=weights)
 
+
+def _build_small(num_classes: int, dtype: Any) -> ResNet:
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes, width=16, small_images=True, dtype=dtype)
+
+
+_TORCH = "https://download.pytorch.org/models"
+_PLACES = "http://places2.csail.mit.edu/models_places365"
 
 NETWORKS = {
-    "resnet18": _entry(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": _entry(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": _entry(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": _entry(Bottleneck, (3, 4, 23, 3)),
-    "resnet10_small": _entry(
+    "resnet18": _entry(
         BasicBlock,
-        (1, 1, 1, 1),
-        width=16,
-        small_images=True,
+        (2, 2, 2, 2),
+        imagenet1k_v1=f"{_TORCH}/resnet18-f37072fd.pth",
+        places365=f"{_PLACES}/resnet18_places365.pth.tar",
+    ),
+    "resnet34": _entry(BasicBlock, (3, 4, 6, 3), imagenet1k_v1=f"{_TORCH}/resnet34-b627a593.pth"),
+    "resnet50": _entry(
+        Bottleneck,
+        (3, 4, 6, 3),
+        imagenet1k_v1=f"{_TORCH}/resnet50-0676ba61.pth",
+        imagenet1k_v2=f"{_TORCH}/resnet50-11ad3fa6.pth",
+        places365=f"{_PLACES}/resnet50_places365.pth.tar",
+    ),
+    "resnet101": _entry(
+        Bottleneck,
+        (3, 4, 23, 3),
+        imagenet1k_v1=f"{_TORCH}/resnet101-63fe2227.pth",
+        imagenet1k_v2=f"{_TORCH}/resnet101-cd907fc2.pth",
+    ),
+    "resnet10_small": Network(
+        _build_small,
         image_size=32,
         resize=36,
+        taps=_taps(BasicBlock, (1, 1, 1, 1)),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     ),

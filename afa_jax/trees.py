@@ -1,0 +1,17 @@
+"""A branch of a nested dictionary by its dotted path: `classifier.1` is `tree["classifier"]["1"]`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def get(tree: Mapping[str, Any], path: str) -> Any:
+    """The branch of `tree` at `path`."""
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def put(tree: Mapping[str, Any], path: str, branch: Any) -> dict[str, Any]:
+    """`tree` with another branch at `path`; `tree` itself stays as it is."""
+    first, _, rest = path.partition(".")
+    return {**tree, first: put(tree[first], rest, branch) if rest else branch}

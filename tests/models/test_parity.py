@@ -1,0 +1,129 @@
+"""Every network against torchvision's, with random weights and random statistics: passes, statistics, a step of SGD.
+
+By what is stored of torchvision's results everywhere, and live, array for array, where torch is installed.
+"""
+
+import importlib.util
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from afa_jax.models import convert, zoo
+from tests.models import parity_cases as cases
+
+TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")
+
+
+def build(name, dtype):
+    module = zoo.create(name, cases.CLASSES, dtype)
+    module = module.clone(dropout=0.0) if hasattr(module, "dropout") else module
+    variables = convert.from_state_dict(name, cases.state(name)).variables
+    return module, jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
+
+
+@cache
+def evaluated(name):
+    """The same results as `torchvision_side.evaluated`, under the same names."""
+    module, variables = build(name, jnp.float32)
+    taps = zoo.NETWORKS[name].taps[4]
+    outputs = jax.jit(lambda v, x: zoo.forward(module, v, x, taps=taps))(variables, cases.inputs(name)[0])
+    results = {f"tap {tap}": outputs.features[tap] for tap in taps} | {"eval logits": outputs.logits}
+    return {key: np.asarray(value) for key, value in results.items()}
+
+
+@cache
+def trained(name):
+    """The same results as `torchvision_side.trained`.
+
+    In float64, because a gradient in float32 is a matter of luck: where a rounding error carries one of a million
+    activations over ReLU's edge, it moves by a percent.
+    """
+    images, labels = cases.inputs(name)
+    with jax.enable_x64(True):
+        module, variables = build(name, jnp.float64)
+
+        def loss(params, stats, images):
+            outputs = zoo.forward(module, {"params": params, "batch_stats": stats}, images, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels).mean(), outputs
+
+        run = jax.jit(jax.grad(loss, has_aux=True))
+        made = run(variables["params"], variables["batch_stats"], images.astype(np.float64))
+    gradient, outputs = jax.tree.map(np.asarray, made)
+    after = jax.tree.map(lambda p, g: np.asarray(p) - cases.RATE * g, variables["params"], gradient)
+    results = {"train logits": outputs.logits}
+    for kind, params in (("gradient", gradient), ("after", after)):
+        for key, value in convert.to_state_dict({"params": params}).items():
+            if not key.startswith("AuxLogits."):  # it has no gradient, because its logits have no weight
+                results[f"{kind} {key}"] = value
+    shapes = zoo.layer_shapes(zoo.create(name, cases.CLASSES), images.shape[1], train=True)
+    for key, value in convert.to_state_dict({"batch_stats": outputs.batch_stats}).items():
+        layer, _, word = key.rpartition(".")
+        if word == "running_var":
+            # torch takes the running variance with n - 1, Flax with n.
+            count, old = len(images) * np.prod(shapes[layer][1:3]), 0.9 * cases.state(name)[key]
+            value = old + (value - old) * count / (count - 1)
+        if word.startswith("running"):
+            results[key] = value
+    return results
+
+
+def ours(name):
+    return evaluated(name) | trained(name)
+
+
+@pytest.mark.parametrize("name", cases.SIZES)
+def test_equals_what_is_stored_of_torchvision(name):
+    found = ours(name)
+    names = sorted(key for key in found if "logits" not in key)
+    with np.load(cases.FOLDER / f"{name}.npz") as stored:
+        expected = dict(stored)
+    for kind in ("eval logits", "train logits"):
+        np.testing.assert_allclose(found[kind], expected[kind], rtol=0, atol=1e-4 * abs(expected[kind]).max())
+    # The first number of a row is the array's largest, the measure of what is equal.
+    samples, rows = expected["samples"], cases.condense(found)["samples"]
+    assert rows.shape == samples.shape == (len(names), 7)
+    floor = [1e-9 if key.startswith("gradient") else 0 for key in names]
+    wrong = abs(rows - samples).max(1) > 1e-4 * samples[:, 0] + np.array(floor)
+    assert not wrong.any(), [key for key, bad in zip(names, wrong, strict=True) if bad]
+
+
+@pytest.mark.skipif(not TORCH, reason="torch and torchvision are not installed")
+@pytest.mark.parametrize("name", cases.SIZES)
+def test_equals_torchvision_live(name):
+    from tests.models import torchvision_side
+
+    expected = torchvision_side.evaluated(name, zoo.NETWORKS[name].taps[4]) | torchvision_side.trained(name)
+    found = ours(name)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        # A gradient may be nothing but rounding: a bias before a BatchNorm has none.
+        tolerance = 1e-4 * abs(value).max() + (1e-9 if key.startswith("gradient") else 0)
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=tolerance, err_msg=f"{name}: {key}")
+
+
+@pytest.mark.skipif(not TORCH, reason="torch and torchvision are not installed")
+@pytest.mark.parametrize("name", cases.SIZES)
+def test_round_trip_is_the_identity_bit_for_bit(name):
+    from tests.models import torchvision_side
+
+    state = {key: value.numpy() for key, value in torchvision_side.build(name).state_dict().items()}
+    for number, key in enumerate(k for k in state if k.endswith("num_batches_tracked")):
+        state[key] = np.array(number, np.int64)
+    found = convert.from_state_dict(name, state)
+    back = convert.to_state_dict(found.variables, found.counters)
+    assert back.keys() == state.keys()
+    for key, value in state.items():
+        assert back[key].dtype == value.dtype and back[key].tobytes() == value.tobytes(), key
+
+
+def test_without_the_auxiliary_head_inception_gives_the_same():
+    name = "inception_v3"
+    found = convert.from_state_dict("inception_v3_no_aux", cases.state(name))
+    assert found.dropped and all(key.startswith("AuxLogits.") for key in found.dropped)
+    images, _ = cases.inputs(name)
+    logits = zoo.forward(zoo.create("inception_v3_no_aux", cases.CLASSES), found.variables, images).logits
+    np.testing.assert_allclose(logits, evaluated(name)["eval logits"], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,63 @@
+"""Converts a network's weights, and shows what went where.
+
+    python tools/convert_weights.py resnet50 resnet50-0676ba61.pth source/           # a torch file to our saved model
+    python tools/convert_weights.py resnet50 runs/dogs/afa/seed0/model afa.pth       # a trained target for PyTorch
+    python tools/convert_weights.py resnet50 imagenet1k_v1 resnet50.safetensors      # published weights as safetensors
+
+The input is whatever `source.weights` may be: a published name, a torch or safetensors file, or a saved model. The
+output is a torch `state_dict` (`.pth`), a safetensors file in torchvision's key names, or else a folder with our saved
+model.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from afa_jax.errors import UserError
+from afa_jax.models import weights
+from afa_jax.models.convert import Converted, torch_key
+from afa_jax.models.zoo import NETWORKS
+
+
+def table(found: Converted) -> str:
+    """One line an array: torch's key, ours, our shape; then what was kept beside them or left out."""
+    flat: dict[tuple[str, ...], Any] = flatten_dict(dict(found.variables))
+    rows = [(torch_key(path), "/".join(path), " × ".join(map(str, array.shape))) for path, array in flat.items()]
+    wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    lines = [f"{key:<{wide[0]}}  {path:<{wide[1]}}  {shape}" for key, path, shape in sorted(rows)]
+    lines.append(f"{len(rows)} arrays, {sum(leaf.size for leaf in jax.tree.leaves(found.variables)):,} numbers")
+    if found.counters:
+        lines.append(f"{len(found.counters)} counters (num_batches_tracked), kept beside the arrays")
+    if found.dropped:
+        lines.append(f"{len(found.dropped)} left out, which this network is defined without: {found.dropped[0]}, …")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("source")
+    parser.add_argument("output", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        found = weights.read(options.network, options.source)
+        if options.output.suffix:
+            weights.export(options.output, found.variables, found.counters)
+        else:
+            weights.save(options.output, options.network, found.variables, counters=found.counters)
+    except UserError as error:
+        print(f"convert_weights: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"convert_weights: {options.output} cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
