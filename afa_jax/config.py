@@ -124,6 +124,7 @@ def settle(config: ConfigDict) -> Experiment:
       UserError: an unknown key, a value of the wrong type or outside its range, or a name that does not exist.
     """
     experiment = _build(Experiment, config.to_dict(), "")
+    experiment = dataclasses.replace(experiment, recipe=",".join(experiment.recipes))
     _check(experiment)
     return experiment
 
@@ -178,6 +179,9 @@ def _typed(standard: Any, value: Any, key: str) -> Any:
     return value
 
 
+_LARGE = 10**8  # steps and batch sizes beyond it are slips of the keyboard
+
+
 def _check(e: Experiment) -> None:
     _known("data.name", e.data.name, CATALOG)
     _known("network", e.network, NETWORKS)
@@ -189,14 +193,14 @@ def _check(e: Experiment) -> None:
         raise UserError(f"config.recipe names a recipe twice: {e.recipe}.")
     if e.source.weights == "train":
         _known("source.dataset", e.source.dataset, CATALOG)
-    if not e.tap_layers:
+    if not any(layer.strip() for layer in e.tap_layers.split(",")):
         _known("taps", str(e.taps), map(str, NETWORKS[e.network].taps))
 
     positive = ("batch_size", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "seeds")
     longest = max(len(RECIPES[name].methods) for name in e.recipes)
     ranges: dict[str, tuple[float, float, float]] = {
-        **{key: (getattr(e, key), 1, math.inf) for key in positive},
-        "steps": (e.steps, longest, math.inf),
+        **{key: (getattr(e, key), 1, _LARGE) for key in positive},
+        "steps": (e.steps, longest, _LARGE),
         "eval_every": (e.eval_every, 0, math.inf),
         "seed": (e.seed, 0, 2**32 - 1),
         "learning_rate": (e.learning_rate, 0, math.inf),
@@ -206,10 +210,10 @@ def _check(e: Experiment) -> None:
         "drop_after": (e.drop_after, 0, 1),
         "momentum": (e.momentum, 0, 1),
         "data.per_class": (e.data.per_class, 0, math.inf),
-        "data.image_size": (e.data.image_size, 0, math.inf),
-        "data.resize": (e.data.resize, 0, math.inf),
-        "source.steps": (e.source.steps, 1, math.inf),
-        "source.batch_size": (e.source.batch_size, 1, math.inf),
+        "data.image_size": (e.data.image_size, 0, 2048),
+        "data.resize": (e.data.resize, 0, 2048),
+        "source.steps": (e.source.steps, 1, _LARGE),
+        "source.batch_size": (e.source.batch_size, 1, _LARGE),
         "source.learning_rate": (e.source.learning_rate, 0, math.inf),
     }
     for method, settings in e.methods.items():
@@ -217,7 +221,7 @@ def _check(e: Experiment) -> None:
             ranges[f"methods.{method}.{key}"] = (settings[key], 0, math.inf)
     for key, (value, low, high) in ranges.items():
         if not (low <= value <= high and math.isfinite(value)):
-            limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            limit = f"at least {low}" if high == math.inf or value < low else f"between {low} and {high}"
             raise UserError(f"config.{key} is {value}; it must be {limit}.")
     size, resize = image_sizes(e)
     if size > resize:
@@ -234,6 +238,18 @@ def _known(key: str, value: str, known: Any) -> None:
     known = list(known)
     if value not in known:
         raise UserError(f"config.{key} is {value!r}, which does not exist; {nearest(value, known)}")
+
+
+# They change how a run is watched and kept, not its numbers, so a run may go on with others.
+_NOT_THE_RUN = ("seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every")
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What makes a run of one recipe this run and no other: the settings on which its numbers depend."""
+    settings = to_json(experiment)
+    used = RECIPES[experiment.recipe].methods
+    settings["methods"] = {name: settings["methods"][name] for name in used}
+    return {key: value for key, value in settings.items() if key not in _NOT_THE_RUN}
 
 
 def to_json(settings: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from afa_jax import __version__, trees
-from afa_jax.config import Data, Experiment, image_sizes, to_json
+from afa_jax.config import Data, Experiment, identity, image_sizes, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Dataset
@@ -28,12 +29,12 @@ from afa_jax.files import cache_folder, write_json
 from afa_jax.models import weights, zoo
 from afa_jax.report import tables
 from afa_jax.training.checkpoint import Checkpoints
-from afa_jax.training.journal import Journal
+from afa_jax.training.journal import METRICS, Journal
 from afa_jax.training.loop import Cadence, Pace, train_stage
 from afa_jax.training.optimizer import Sgd
 from afa_jax.training.step import Task, TrainState, compile_step, init_state
-from afa_jax.training.workdir import CONFIG, MODEL, SUMMARY, claim, finished, sign
-from afa_jax.transfer.methods import Frozen, Need
+from afa_jax.training.workdir import CONFIG, MODEL, SUMMARY, claim, fingerprint, finished, sign
+from afa_jax.transfer.methods import Frozen
 from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, stages
 from afa_jax.types import Variables
 
@@ -57,14 +58,13 @@ def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
     summaries, failures = [], []
     failed = dict.fromkeys(experiment.recipes, 0)
     # Seed by seed, so that an early look at an unfinished comparison sees every recipe.
-    for seed in seeds:
-        for recipe in experiment.recipes:
-            one = dataclasses.replace(experiment, recipe=recipe, seed=seed, seeds=1)
-            try:
-                summaries.append(run(one, root / recipe / f"seed{seed}"))
-            except DivergedError as error:
-                failed[recipe] += 1
-                failures.append(f"{recipe}, seed {seed}: {error}")
+    for seed, recipe in itertools.product(seeds, experiment.recipes):
+        one = dataclasses.replace(experiment, recipe=recipe, seed=seed, seeds=1)
+        try:
+            summaries.append(run(one, root / recipe / f"seed{seed}"))
+        except DivergedError as error:
+            failed[recipe] += 1
+            failures.append(f"{recipe}, seed {seed}: {error}")
     table = tables.rows(summaries, failed)
     print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {len(seeds)} seed(s):\n")
     print(tables.text(table))
@@ -88,7 +88,7 @@ def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[st
     Raises:
       UserError: whatever the user can mend.
     """
-    with claim(workdir, to_json(experiment), wait=wait):
+    with claim(workdir, identity(experiment), wait=wait):
         summary = finished(workdir)
         if summary is None:
             summary = _Run(experiment, workdir).train()
@@ -110,13 +110,16 @@ def source_network(experiment: Experiment) -> Path:
         batch_size=source.batch_size,
         steps=source.steps,
         learning_rate=source.learning_rate,
-        dtype=experiment.dtype,
+        dtype=jnp.dtype(_dtype(experiment.dtype)).name,
     )
-    key = sha256(repr(to_json(training)).encode()).hexdigest()[:12]
+    key = sha256(repr((__version__, identity(training))).encode()).hexdigest()[:12]
     folder = cache_folder() / "sources" / f"{source.dataset}-{experiment.network}-{key}"
     if finished(folder) is None:
         print(f"Training the source network on {source.dataset}, once; it is kept in {folder}.")
-        run(training, folder, wait=True)
+        try:
+            run(training, folder, wait=True)
+        except DivergedError as error:
+            raise UserError(f"Training the source network failed, lower source.learning_rate. {error}") from error
     return folder / MODEL
 
 
@@ -140,7 +143,7 @@ class _Run:
     def train(self) -> dict[str, Any]:
         e = self.experiment
         variables, teacher_module, source = self._start()
-        sign(self.workdir, to_json(e))
+        sign(self.workdir, identity(e), fingerprint(source))
         teacher = source
         pace = Pace()
         title = f"{e.recipe} seed {e.seed}"
@@ -149,7 +152,7 @@ class _Run:
             for i, stage in enumerate(self.stages):
                 if i and teacher is not None and stage.teacher == "previous":
                     teacher = hand_over(variables, teacher, self.network.heads)
-                frozen = Frozen(teacher=teacher if stage.method.needs else None)
+                frozen = jax.device_put(Frozen(teacher=teacher), jax.local_devices()[0])
                 state = self._stage(i, stage, variables, teacher_module, frozen, journal, pace)
                 variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
             return self._finish(variables, journal, pace)
@@ -187,6 +190,7 @@ class _Run:
         try:
             state = checkpoints.restore(state) or state
             if state.step == stage.steps:
+                self._result(stage, journal)  # or the next stage would be trained in vain
                 return state
             for later in range(i + 1, len(self.stages)):  # they belong to a teacher that is trained anew
                 shutil.rmtree(self._checkpoint_folder(later), ignore_errors=True)
@@ -217,21 +221,26 @@ class _Run:
     def _test(self, variables: Variables) -> Mapping[str, float]:
         return evaluate(self.target, variables, self.data.test, self.preprocess, self.experiment.eval_batch_size)
 
+    def _result(self, stage: Stage, journal: Journal) -> dict[str, Any]:
+        """What the journal says of a finished stage."""
+        tests = [r for r in journal.records if r["stage"] == stage.name and r["split"] == "test"]
+        if not tests or tests[-1]["step"] != stage.steps:
+            raise UserError(
+                f"{self.workdir / METRICS} is damaged, the result of stage {stage.name} is gone: remove {self.workdir} "
+                "and start again."
+            )
+        return {
+            "name": stage.name,
+            "steps": stage.steps,
+            "last_top1": tests[-1]["top1"],
+            "best_test_top1": max(r["top1"] for r in tests),
+            "last_loss": tests[-1]["loss"],
+        }
+
     def _finish(self, variables: Variables, journal: Journal, pace: Pace) -> dict[str, Any]:
         e = self.experiment
         weights.save(self.workdir / MODEL, e.network, variables, classes=self.data.classes)
-        results = []
-        for stage in self.stages:
-            tests = [r for r in journal.records if r["stage"] == stage.name and r["split"] == "test"]
-            results.append(
-                {
-                    "name": stage.name,
-                    "steps": stage.steps,
-                    "last_top1": tests[-1]["top1"],
-                    "best_test_top1": max(r["top1"] for r in tests),
-                    "last_loss": tests[-1]["loss"],
-                }
-            )
+        results = [self._result(stage, journal) for stage in self.stages]
         summary = {
             "experiment": to_json(e),
             "recipe": e.recipe,
@@ -249,13 +258,12 @@ class _Run:
         write_json(self.workdir / SUMMARY, summary)
         journal.say(
             f"{self.workdir}: top-1 {100 * summary['last_top1']:.1f} % on {len(self.data.test)} test images, "
-            f"{summary['train_images_per_second']:,.0f} training images/s."
+            f"{pace.images_per_second:,.0f} training images/s."
         )
         return summary
 
 
 def _stages(e: Experiment) -> tuple[Stage, ...]:
-    named = tuple(part.strip() for part in e.tap_layers.split(",") if part.strip())
     return stages(
         RECIPES[e.recipe],
         steps=e.steps,
@@ -264,16 +272,21 @@ def _stages(e: Experiment) -> tuple[Stage, ...]:
         drop=e.drop,
         settings=e.methods,
         convention=e.convention,
-        taps=named or zoo.NETWORKS[e.network].taps[e.taps],
+        taps=_named_taps(e) or zoo.NETWORKS[e.network].taps[e.taps],
     )
+
+
+def _named_taps(e: Experiment) -> tuple[str, ...]:
+    return tuple(part.strip() for part in e.tap_layers.split(",") if part.strip())
 
 
 def _check_taps(e: Experiment, planned: tuple[Stage, ...], size: int) -> None:
     """Refuses a wrong tap before anything is trained, the source network included."""
-    if not any(Need.TEACHER_FEATURES in stage.method.needs for stage in planned):
+    taps = {tap for stage in planned for tap in stage.taps} | set(_named_taps(e))
+    if not taps:
         return
     shapes = zoo.layer_shapes(zoo.create(e.network, 1), size)
-    for tap in planned[0].taps:
+    for tap in sorted(taps):
         if tap not in shapes:
             raise UserError(f"The network {e.network} has no layer {tap!r} to tap; {nearest(tap, shapes)}")
         if len(shapes[tap]) != 4:
@@ -295,7 +308,7 @@ def _dtype(name: str) -> Any:
 def _device() -> str:
     if jax.default_backend() == "cpu":
         return f"CPU, {os.cpu_count()} cores"
-    return f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    return jax.local_devices()[0].device_kind
 
 
 def _versions() -> dict[str, str]:

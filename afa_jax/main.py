@@ -7,6 +7,7 @@ stopped, or finds the finished run. A config of several recipes or seeds ends wi
 Exit status: 0 done; 2 for what you can mend, said in one sentence; a traceback is our fault.
 """
 
+import errno
 import re
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict, config_flags
 from afa_jax.config import default, known_keys, settle, unknown_key
 from afa_jax.errors import UserError
 from afa_jax.experiment import run, run_all
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 
 
 def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
@@ -32,8 +35,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
     flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
     known = known_keys()
     for argument in argv[1:]:
-        key = argument.split("=")[0].lstrip("-").removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and key not in known:
+        dashes, dot, key = argument.split("=")[0].partition("config.")
+        if dashes in ("-", "--") and dot and key not in known:
             raise unknown_key(key)
     try:
         rest = values(list(argv))[1:]
@@ -86,6 +89,11 @@ def main(argv: Sequence[str]) -> int:
             run_all(experiment, workdir or Path("runs") / name)
     except UserError as error:
         print(f"afa_jax: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(f"afa_jax: {error.filename} cannot be written or read: {error.strerror}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("afa_jax: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from afa_jax.config import settle
+from afa_jax.data import catalog
 from afa_jax.errors import DivergedError
 from afa_jax.experiment import run, run_all, source_network
 from afa_jax.main import main
@@ -32,6 +33,66 @@ def numbers(workdir):
     return {key: value for key, value in summary.items() if key not in TIMING}
 
 
+def test_algorithm_1(tmp_path, monkeypatch):
+    """Stage II starts from stage I's target, whose copy, but for its head, is the teacher; its attention is new."""
+    honest, seen = loop.train_stage, []
+
+    def look(step_fn, state, frozen, stage, *rest, **settings):
+        before = jax.tree.map(np.array, (state.params, state.batch_stats, frozen.teacher))
+        state = honest(step_fn, state, frozen, stage, *rest, **settings)
+        after = jax.tree.map(np.array, (state.params, state.batch_stats, frozen.teacher))
+        seen.append((stage, before, after, settings["first_batch"]))
+        return state
+
+    monkeypatch.setattr("afa_jax.experiment.train_stage", look)
+    experiment = settle(tiny.config(steps=6))
+    run(experiment, tmp_path / "run")
+    (first, start, middle, begin), (second, again, end, go_on) = seen
+    source = weights.load("resnet10_small", source_network(experiment))
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
+    without_head = lambda params: {key: value for key, value in params.items() if key != "fc"}  # noqa: E731
+
+    assert (first.name, second.name, begin, go_on) == ("ast", "act", 0, 3)
+    same(start[2], source)  # stage I's teacher is the source network, head and all
+    same(without_head(start[0]["target"]), without_head(source["params"]))
+    assert start[0]["target"]["fc"]["kernel"].shape == (128, 10)
+    same(start[1], source["batch_stats"])
+    same(again[0]["target"], middle[0]["target"])
+    same(again[1], middle[1])
+    same(without_head(again[2]["params"]), without_head(middle[0]["target"]))
+    same(again[2]["params"]["fc"], source["params"]["fc"])  # the teacher keeps its source head
+    same(again[2]["batch_stats"], middle[1])
+    for before, after in ((start, middle), (again, end)):
+        same(before[2], after[2])  # no teacher changes during a stage
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), before[0]["target"], after[0]["target"])
+        assert all(jax.tree.leaves(moved))
+    assert jax.tree.map(np.shape, again[0]["attention"]) != jax.tree.map(np.shape, middle[0]["attention"])
+
+
+def test_the_result_is_the_saved_models_on_the_whole_test_split(whole):
+    experiment = settle(tiny.config(eval_every=2))
+    data = catalog.load("digits", size=8, per_class=3, seed=0)
+    network = zoo.NETWORKS["resnet10_small"]
+    images = (data.test.images / np.float32(255) - np.array(network.mean)) / np.array(network.std)
+    variables = weights.load("resnet10_small", whole / "model")
+    logits = zoo.forward(zoo.create(experiment.network, 10), variables, images.astype(np.float32)).logits
+    hits = int((np.asarray(logits).argmax(-1) == data.test.labels).sum())
+    assert numbers(whole)["last_top1"] == pytest.approx(hits / 1767, abs=1.5 / 1767)  # one tie at most
+
+
+def test_a_seed_chooses_its_own_labelled_images(tmp_path, monkeypatch):
+    asked = []
+    honest = catalog.load
+
+    def load(name, **settings):
+        asked.append(settings["seed"])
+        return honest(name, **settings)
+
+    monkeypatch.setattr("afa_jax.experiment.catalog.load", load)
+    run(settle(tiny.config("scratch", steps=1, seed=77)), tmp_path / "run")
+    assert asked == [77]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An undisturbed two-stage run."""
@@ -47,6 +108,7 @@ def test_a_run_leaves_what_the_design_promises(whole):
         "config.json",
         "metrics.jsonl",
         "model",
+        "source.json",
         "summary.json",
         "tensorboard",
     }
@@ -107,6 +169,7 @@ def test_seeds_differ_and_repeat(whole, tmp_path):
 COMMAND = """
 import sys
 from afa_jax.config import settle
+from afa_jax.data import catalog
 from afa_jax.experiment import run
 from pathlib import Path
 from tests import tiny

@@ -46,8 +46,11 @@ def refuse(capsys, *arguments):
         (["--config.data.per_class=500"], "set it to at most 173"),
         (["--config.tap_layers=layer1.0.con2"], "no layer 'layer1.0.con2' to tap; did you mean layer1.0.conv"),
         (["--config.tap_layers=layer1.0.conv2,fc"], "'fc' of resnet10_small gives no feature map"),
-        (["--config.source.weights=/nowhere/net.safetensors"], "There is no file /nowhere/net.safetensors"),
+        (["--config.source.weights=/nowhere/net.safetensors"], "There are no weights /nowhere/net.safetensors"),
         (["--confg=x"], "Unknown command line flag 'confg'. Did you mean: config"),
+        (["--config.recipe=l2", "--config.tap_layers=nonsense"], "no layer 'nonsense' to tap"),
+        (["--config.tap_layers=,", "--config.taps=7"], "config.taps is '7'"),
+        (["--config.batch_size=100000000000"], "it must be between 1 and"),
         (["stray"], "The argument 'stray' means nothing here"),
     ],
 )

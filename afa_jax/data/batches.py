@@ -21,7 +21,7 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarr
 
 @lru_cache(maxsize=8)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    return generator(seed, epoch).permutation(count)
+    return generator("order", seed, epoch).permutation(count)
 
 
 def train_batch(split: Split, batch_size: int, step: int, seed: int) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """What a data set is to the rest of the code, and the choice of few labelled images a class."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,9 +44,13 @@ class Builder:
     mirrored: bool = True
 
 
-def generator(*seed: int) -> np.random.RandomState:
-    """Random numbers that are the same in every NumPy version (`RandomState` is frozen) and on every machine."""
-    return np.random.RandomState(np.random.SeedSequence(seed).generate_state(4))
+def generator(purpose: str, *seed: int) -> np.random.RandomState:
+    """Random numbers that are the same in every NumPy version (`RandomState` is frozen) and on every machine.
+
+    Each purpose has a stream of its own, so that the choice of images tells nothing of their order.
+    """
+    entropy = (zlib.crc32(purpose.encode()), len(seed), *seed)
+    return np.random.RandomState(np.random.SeedSequence(entropy).generate_state(4))
 
 
 def few_per_class(labels: np.ndarray, per_class: int, seed: int, *, spare: int = 0) -> np.ndarray:
@@ -65,7 +70,7 @@ def few_per_class(labels: np.ndarray, per_class: int, seed: int, *, spare: int =
     Raises:
       UserError: a class has too few images.
     """
-    order = generator(seed).permutation(len(labels))
+    order = generator("labelled images", seed).permutation(len(labels))
     chosen = []
     for label in np.unique(labels):
         members = order[labels[order] == label]

@@ -121,7 +121,8 @@ def _own(network: str, path: Path, flat: Mapping[str, np.ndarray], about: Mappin
     told = differences(shapes(flatten_dict(expected, sep="/")), shapes(flat))
     if told:
         raise UserError(f"{path} does not fit the network {network}: {told}.")
-    return Converted(unflatten_dict(dict(flat), sep="/"), num_classes, dict(about.get("counters", {})), ())
+    arrays = {key: value.astype(np.float32) for key, value in flat.items()}
+    return Converted(unflatten_dict(arrays, sep="/"), num_classes, dict(about.get("counters", {})), ())
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
@@ -132,7 +133,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no whole safetensors file ({error}).") from error
-    return arrays, None if about is None else json.loads(about)
+    try:
+        read = None if about is None else dict(json.loads(about))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no saved model: what it says of itself is damaged.") from error
+    return arrays, read
 
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:

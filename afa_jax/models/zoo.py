@@ -90,7 +90,7 @@ def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> 
     return {
         ".".join(part.key for part in path[:-2]): leaf.shape
         for path, leaf in flat
-        if len(path) > 2 and path[-2].key == "__call__"
+        if len(path) > 2 and getattr(path[-2], "key", None) == "__call__"  # a layer that gives one array
     }
 
 

@@ -51,14 +51,16 @@ class Checkpoints:
         Args:
           like: a state whose arrays have the shapes and types that the checkpoint must have.
         """
-        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = self._folder / str(step)
             fault = _fault(folder)
             if fault is None:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
                 return self._manager.restore(step, args=args)["state"]
-            self._tell(f"The checkpoint {folder} is {fault}; it is removed and the one before is used.")
+            self._tell(
+                f"The checkpoint {folder} is {fault}; it is removed; the run goes on from the one before, if any."
+            )
             shutil.rmtree(folder)
             self._manager.reload()
         return None

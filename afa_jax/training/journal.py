@@ -72,12 +72,12 @@ class Journal:
         """Adds one line with `values` by metric."""
         record = {"stage": stage, "step": step, "split": split, **values}
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()  # for those who look on
         self._to_tensorboard(record)
 
     def flush(self) -> None:
         """Brings the lines to the disk, so that a checkpoint never knows more than the journal."""
-        self._file.flush()
         os.fsync(self._file.fileno())
 
     def advance(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
@@ -117,9 +117,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a journal, up to a line that a kill cut short."""
     records = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict) or not {"stage", "step", "split"} <= record.keys():
+                break
+            records.append(record)
     return records

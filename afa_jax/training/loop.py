@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from afa_jax.data.batches import train_batch
@@ -78,40 +80,51 @@ def train_stage(
     started = time.perf_counter()
     for done in range(first + 1, last + 1):
         state, metrics = step_fn(state, frozen, train_batch(split, batch_size, first_batch + done - 1, seed))
-        # Reading a step's metrics only when the next one is under way keeps the device busy.
-        if unread:
-            values = _finite(stage, *unread)
-            journal.advance(unread[0], values["loss"], values["top1"], pace.images_per_second)
-        unread = done, metrics
         log, test, save = (
             cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
         )
+        # Reading a step's metrics only when the next one is under way keeps the device busy.
+        ready = [unread] if unread else []
+        unread = (done, metrics)
         if log or test or save or done == first + 1:
-            values, unread = _finite(stage, done, metrics), None
+            ready, unread = [*ready, (done, metrics)], None
+        for step, read in ready:
+            values = _finite(stage, step, {name: float(np.asarray(value)) for name, value in read.items()})
+            journal.advance(step, values["loss"], values["top1"], pace.images_per_second)
         if done > first + 1:
             pace.images += batch_size
             pace.seconds += time.perf_counter() - started
         if log:
             journal.record(stage.name, done, "train", values)
         if test:
-            journal.record(stage.name, done, "test", evaluate(state))
+            journal.record(stage.name, done, "test", _finite(stage, done, evaluate(state), "on the test split"))
         if save:
+            # The metrics are those before the step's move; what is kept must be good after it.
+            _finite(stage, done, {"parameters": float(_fault(state))})
             journal.flush()
             checkpoints.save(state)
         started = time.perf_counter()
     return state
 
 
-def _finite(stage: Stage, step: int, metrics: Metrics) -> dict[str, float]:
-    values = {name: float(np.asarray(value)) for name, value in metrics.items()}
+@jax.jit
+def _fault(state: TrainState) -> jax.Array:
+    """0 where every number of the state is finite, else NaN."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.where(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all(), 0.0, jnp.nan)
+
+
+def _finite(stage: Stage, step: int, values: Mapping[str, float], where: str = "in training") -> dict[str, float]:
+    """The values as they are, if all are finite."""
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         # The sums name nothing that their parts do not name better.
         parts = [name for name in wrong if name not in ("loss", "alignment", "gradient_norm")] or wrong
+        alpha = stage.settings["alpha"]
+        cause = f"methods.{stage.name}.alpha (now {alpha:g}) or learning_rate" if alpha else "learning_rate"
         raise DivergedError(
-            f"The loss is no longer a finite number at step {step} of stage {stage.name}: {', '.join(parts)} "
-            f"{'is' if len(parts) == 1 else 'are'} {values[parts[0]]}; lower methods.{stage.name}.alpha "
-            f"(now {stage.settings['alpha']:g}) or learning_rate and start in a new workdir. "
-            "The last good checkpoint is kept."
+            f"The loss is no longer a finite number at step {step} of stage {stage.name} {where}: {', '.join(parts)} "
+            f"{'is' if len(parts) == 1 else 'are'} {values[parts[0]]}; lower {cause} and start in a new workdir. "
+            "Checkpoints of earlier steps are kept."
         )
-    return values
+    return dict(values)

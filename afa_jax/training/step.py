@@ -66,7 +66,9 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
     copy = jax.tree.map(jnp.copy, dict(variables))
     params = {"target": copy["params"], "attention": _init_attention(task, frozen, images, attention_key)}
     opt_state = make_optimizer(task.stage, task.head, task.sgd).init(params)
-    return TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
+    state = TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
+    # On one device by name, as a restored state is, so that both use the same compiled step.
+    return jax.device_put(state, jax.local_devices()[0])
 
 
 @partial(jax.jit, static_argnums=0)
@@ -108,8 +110,8 @@ def make_step(task: Task) -> Step:
             variables = {"params": params["target"], "batch_stats": state.batch_stats}
             target = forward(task.target, variables, images, taps=stage.taps, train=True, rngs={"dropout": dropout_key})
             progress = state.step / stage.steps
-            context = Context(params, target, teacher, frozen, batch, progress, stage.settings)
-            scale = len(labels) if method.batch_sum and stage.settings["convention"] == "released" else 1
+            context = Context(params, target, teacher, frozen, batch, progress, stage.settings, task.head)
+            scale = len(labels) if stage.settings["convention"] in method.batch_sum else 1
             terms = {f"alignment/{name}": scale * term.mean() for name, term in method.penalty(context).items()}
             parts = {
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(target.logits, labels).mean(),

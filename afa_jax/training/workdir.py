@@ -3,13 +3,18 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from afa_jax.errors import UserError
 from afa_jax.files import locked, write_json
+from afa_jax.types import Variables
 
-CONFIG, SUMMARY, MODEL = "config.json", "summary.json", "model"
+CONFIG, SOURCE, SUMMARY, MODEL = "config.json", "source.json", "summary.json", "model"
 
 
 @contextmanager
@@ -40,16 +45,38 @@ def claim(workdir: Path, config: Mapping[str, Any], *, wait: bool = False) -> It
         yield
 
 
-def sign(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Keeps the run's settings as `config.json`: from now on the folder is this run's."""
+def sign(workdir: Path, config: Mapping[str, Any], source: str) -> None:
+    """Keeps the run's settings as `config.json`: from now on the folder is this run's.
+
+    Args:
+      source: the fingerprint of the source network.
+
+    Raises:
+      UserError: the run has begun with another source network.
+    """
     write_json(workdir / CONFIG, config)
+    path = workdir / SOURCE
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != source:
+        raise UserError(
+            f"The source network is not the one with which the run in {workdir} began: bring that one back, or choose "
+            "another folder with --workdir."
+        )
+    write_json(path, source)
+
+
+def fingerprint(variables: Variables | None) -> str:
+    """The sha256 of all numbers of a network; of nothing where there is none."""
+    digest = sha256()
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(config))
     path = workdir / CONFIG
     if not path.exists():
-        others = [child.name for child in workdir.iterdir() if child.name != ".lock"]
+        others = [child.name for child in workdir.iterdir() if child.name != ".lock" and child.suffix != ".partial"]
         if others:
             raise UserError(
                 f"The workdir {workdir} holds other files ({', '.join(sorted(others)[:3])}) and no run: "
@@ -75,6 +102,9 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
-    path = workdir / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The summary of a finished run; None if there is none or it is damaged, for the checkpoints can make it again."""
+    try:
+        summary = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) and "last_top1" in summary else None

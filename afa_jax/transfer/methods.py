@@ -44,6 +44,8 @@ class Context(NamedTuple):
     """The share of the stage that is done, in [0, 1)."""
     settings: Mapping[str, Any]
     """The method's settings from the config, and `convention`."""
+    head: str
+    """Path of the classification layer in the target's parameters."""
 
 
 class Need(Enum):
@@ -78,7 +80,7 @@ class Method:
       init: the method's own parameters, from a key and the teacher's features of one image.
       prepare: what must be measured once before the stage, on the host; it ends in `Frozen.constants`.
       needs: what the experiment must offer.
-      batch_sum: the released code sums Ω over the batch where it takes the mean of the cross-entropy.
+      batch_sum: the conventions under which Ω is summed over the batch, where the cross-entropy is a mean.
       settings: its settings and their defaults. Each method has `alpha`, the weight of Ω; `beta`, the weight of
         ½·‖head‖² (kernel and bias); and `weight_decay`, added to the gradient of every parameter of the target.
     """
@@ -88,7 +90,7 @@ class Method:
     init: Callable[[Array, Features], PyTree] = no_parameters
     prepare: Callable[..., PyTree] | None = None
     needs: frozenset[Need] = frozenset()
-    batch_sum: bool = False
+    batch_sum: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(
         default_factory=lambda: {"alpha": 0.0, "beta": 0.01, "weight_decay": 0.0}, hash=False
     )
@@ -133,7 +135,7 @@ METHODS: dict[str, Method] = {
             "dfa",
             _direct_penalty,
             needs=_FEATURES,
-            batch_sum=True,
+            batch_sum=frozenset({"released"}),
             settings={"alpha": 0.01, "beta": 0.01, "weight_decay": 0.0},
         ),
         # Attentive spatial transfer: Ω = Σ_taps spatial_alignment under learnt SAMs (AFA eq. 5, 6).

@@ -92,18 +92,20 @@ def stages(
     count = len(recipe.methods)
     for i, name in enumerate(recipe.methods):
         length = steps * (i + 1) // count - steps * i // count
+        drop_at = round(drop_after * length)
         settled.append(
             Stage(
                 METHODS[name],
                 steps=length,
-                learning_rate=learning_rate * drop**i,
-                drop_at=round(drop_after * length),
+                learning_rate=learning_rate,
+                drop_at=drop_at,
                 drop=drop,
                 settings=FrozenDict({**settings[name], "convention": convention}),
-                taps=tuple(taps),
+                taps=tuple(taps) if METHODS[name].needs else (),
                 teacher=recipe.teacher if i else "source",
             )
         )
+        learning_rate *= drop if drop_at < length else 1.0
     return tuple(settled)
 
 

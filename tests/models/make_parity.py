@@ -1,4 +1,4 @@
-"""Writes what torchvision gives in the parity cases: `python -m tests.models.make_parity` (needs torch, torchvision)."""
+"""Writes torchvision's side of the parity cases: `python -m tests.models.make_parity` (needs torch, torchvision)."""
 
 import numpy as np
 

@@ -1,10 +1,11 @@
 """One experiment on each network, written for both sides: seeded weights, statistics and images, a pass, a step.
 
-Everything comes from NumPy's frozen generator, so torchvision's side can be stored in kilobytes (`make_parity.py`) and be
-run live where torch is installed.
+Everything comes from NumPy's frozen generator, so torchvision's side can be stored in kilobytes (`make_parity.py`) and
+be run live where torch is installed.
 """
 
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ SIZES = {
 CLASSES, RATE = 7, 0.1
 
 
+@cache
 def state(name):
     """A `state_dict` with random weights *and* random BatchNorm statistics; each array by the seed of its key."""
     arrays = {}

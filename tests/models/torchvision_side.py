@@ -1,6 +1,5 @@
 """torchvision's side of the parity cases. Needs torch and torchvision; nothing else in the repository does."""
 
-import numpy as np
 import torch
 
 # torchvision's package for another build of torch lacks its own operators; the networks use none of them.

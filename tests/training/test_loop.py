@@ -101,11 +101,20 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, bad, term):
 
     with pytest.raises(DivergedError) as error:
         train(tmp_path, stage, step_fn=spoilt, cadence=Cadence(log=100, evaluation=0, checkpoint=2))
-    assert f"at step {bad} of stage ast: {term} is nan; lower methods.ast.alpha (now 0.001)" in str(error.value)
+    assert f"at step {bad} of stage ast in training: {term} is nan; lower methods.ast.alpha (now 0.001)" in str(
+        error.value
+    )
     assert seen[-1] <= bad + 1  # at most one step late
     assert kept(tmp_path) == [step for step in (2, 4, 6, 8) if step < bad]  # the last good one is there, no bad one
 
 
+def test_a_last_step_that_blows_up_gives_no_result(tmp_path):
+    """Its metrics are those before the move; the evaluation and the state after it are looked at too."""
+    with pytest.raises(DivergedError, match="at step 1 of stage l2"):
+        train(tmp_path, tiny.stage("l2", alpha=0.0, learning_rate=1e38, steps=1))
+    assert not kept(tmp_path)
+
+
 def test_a_real_blow_up_is_noticed(tmp_path):
-    with pytest.raises(DivergedError, match=r"stage ast: .*alignment/conv2.* (nan|inf); lower"):
+    with pytest.raises(DivergedError, match=r"stage ast in training: .*alignment/conv2.* (nan|inf); lower"):
         train(tmp_path, tiny.stage("ast", alpha=1e3, learning_rate=10.0, steps=50))

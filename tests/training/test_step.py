@@ -174,6 +174,18 @@ def test_the_state_owns_its_memory():
     jax.block_until_ready(jax.tree.map(jnp.sum, frozen))  # raises if the memory is gone
 
 
+def test_each_step_has_random_numbers_of_its_own():
+    """The same batch at two steps is cropped differently, and at the same step alike."""
+    from dataclasses import replace
+
+    task = tiny.task(tiny.stage("l2", learning_rate=0.0))
+    task = replace(task, preprocess=replace(task.preprocess, size=tiny.SIZE - 2))
+    state, frozen = start(task)
+    step = jax.jit(make_step(task))
+    losses = [float(step(state.replace(step=jnp.int32(k)), frozen, tiny.batch())[1]["loss"]) for k in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+
+
 def test_seeds_share_one_compilation():
     assert compile_step(tiny.task(tiny.stage("ast"))) is compile_step(tiny.task(tiny.stage("ast")))
     assert compile_step(tiny.task(tiny.stage("ast"))) is not compile_step(tiny.task(tiny.stage("act")))

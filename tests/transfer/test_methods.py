@@ -27,6 +27,7 @@ def context(method, target, teacher, attention, convention="released"):
         {},
         jnp.float32(0),
         {**METHODS[method].settings, "convention": convention},
+        "fc",
     )
 
 

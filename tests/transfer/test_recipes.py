@@ -36,7 +36,13 @@ def test_afa_has_the_papers_schedule():
 def test_single_methods_take_all_steps():
     for name in METHODS:
         (stage,) = settle(name)
+        assert stage.taps == (("a", "b") if METHODS[name].needs else ())
         assert (stage.name, stage.steps, stage.drop_at, stage.teacher) == (name, 9000, 6000, "source")
+
+
+def test_a_rate_that_never_dropped_is_carried_over():
+    first, second = settle("afa", drop_after=1.0)
+    assert first.learning_rate == second.learning_rate == 0.01
 
 
 def test_no_step_is_lost_when_they_do_not_divide():

@@ -35,7 +35,7 @@ def load(size: int, per_class: int, seed: int) -> Dataset:
 
 
 def _draw(labels: np.ndarray) -> Iterator[np.ndarray]:
-    random = generator(0)
+    random = generator("letters", 0)
     fonts = _fonts()
     for label in labels:
         canvas = Image.new("L", (_CANVAS, _CANVAS))
