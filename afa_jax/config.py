@@ -39,7 +39,8 @@ class Source:
     """The network that the target starts from and is aligned to."""
 
     weights: str = "train"
-    """A file with a saved network, or `train`: train it here, once, on `dataset`, and keep it in the cache."""
+    """A published name (`imagenet1k_v1`, …), a file of weights, a saved model's folder, or `train`: train the network
+    here, once, on `dataset`, and keep it in the cache."""
     dataset: str = "letters"
     """The source task's data set, for `weights = "train"`."""
     steps: int = 1500

@@ -44,11 +44,11 @@ def test_algorithm_1(tmp_path, monkeypatch):
         seen.append((stage, before, after, settings["first_batch"]))
         return state
 
-    monkeypatch.setattr("afa_jax.experiment.train_stage", look)
     experiment = settle(tiny.config(steps=6))
+    source = weights.load("resnet10_small", source_network(experiment))
+    monkeypatch.setattr("afa_jax.experiment.train_stage", look)
     run(experiment, tmp_path / "run")
     (first, start, middle, begin), (second, again, end, go_on) = seen
-    source = weights.load("resnet10_small", source_network(experiment))
     same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
     without_head = lambda params: {key: value for key, value in params.items() if key != "fc"}  # noqa: E731
 
@@ -129,9 +129,6 @@ def test_stage_two_starts_from_stage_one_and_at_its_last_rate(whole):
     rates = [(r["stage"], r["learning_rate"]) for r in records]
     expected = [("ast", 0.01)] * 3 + [("ast", 0.001)] + [("act", 0.001)] * 3 + [("act", 0.0001)]
     assert rates == [(stage, pytest.approx(rate)) for stage, rate in expected]
-    # The new teacher is the target itself, so only the BatchNorm mode sets them apart; the old one was far off.
-    first_map = [r["alignment/layer1.0.conv2"] for r in records]
-    assert first_map[4] < first_map[3]
 
 
 def test_the_saved_model_is_the_target_alone(whole):

@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, bad, term):
 def test_a_last_step_that_blows_up_gives_no_result(tmp_path):
     """Its metrics are those before the move; the evaluation and the state after it are looked at too."""
     with pytest.raises(DivergedError, match="at step 1 of stage l2"):
-        train(tmp_path, tiny.stage("l2", alpha=0.0, learning_rate=1e38, steps=1))
+        train(tmp_path, tiny.stage("l2", alpha=0.0, weight_decay=1e10, learning_rate=1e38, steps=1))
     assert not kept(tmp_path)
 
 
