@@ -197,11 +197,13 @@ def _check(e: Experiment) -> None:
     if not any(layer.strip() for layer in e.tap_layers.split(",")):
         _known("taps", str(e.taps), map(str, NETWORKS[e.network].taps))
 
-    positive = ("batch_size", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "seeds")
+    positive = ("batch_size", "eval_batch_size", "checkpoint_every", "log_every", "seeds")
     longest = max(len(RECIPES[name].methods) for name in e.recipes)
     ranges: dict[str, tuple[float, float, float]] = {
         **{key: (getattr(e, key), 1, _LARGE) for key in positive},
         "steps": (e.steps, longest, _LARGE),
+        # Orbax drops the oldest before the newest is sealed; one alone could be lost to a kill between the two.
+        "keep_checkpoints": (e.keep_checkpoints, 2, _LARGE),
         "eval_every": (e.eval_every, 0, math.inf),
         "seed": (e.seed, 0, 2**32 - 1),
         "learning_rate": (e.learning_rate, 0, math.inf),

@@ -53,6 +53,7 @@ def test_recipes_may_be_several():
         ("taps", 5, "config.taps is '5', which does not exist; choose from 4"),
         ("batch_size", 0, "config.batch_size is 0; it must be at least 1"),
         ("steps", 1, "config.steps is 1; it must be at least 2"),  # two stages
+        ("keep_checkpoints", 1, "config.keep_checkpoints is 1; it must be at least 2"),
         ("seed", -1, "at least 0"),
         ("drop_after", 1.5, "between 0 and 1"),
         ("learning_rate", float("nan"), "config.learning_rate is nan"),
