@@ -29,16 +29,16 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
     Raises:
       UserError: a flag, the config file, or a setting in either is wrong.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=list(argv))
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
     known = known_keys()
     for argument in argv[1:]:
         dashes, dot, key = argument.split("=")[0].partition("config.")
         if dashes in ("-", "--") and dot and key not in known:
             raise unknown_key(key)
+    values = flags.FlagValues()
     try:
+        config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=list(argv))
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+        flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
         rest = values(list(argv))[1:]
     except Exception as error:  # whatever a config file may raise while it is read
         raise _wrong_flags(error) from error

@@ -228,7 +228,7 @@ def test_damaged_checkpoints_cost_steps_but_change_no_number(whole, tmp_path, da
     assert read_metrics(workdir / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
 
 
-def test_a_diverging_run_ends_with_a_sentence_and_keeps_its_last_good_checkpoint(tmp_path, capsys):
+def test_a_diverging_run_ends_with_a_sentence_and_no_result(tmp_path, capsys):
     file = tmp_path / "wild.py"
     file.write_text(
         "from tests import tiny\n"

@@ -51,6 +51,7 @@ def refuse(capsys, *arguments):
         (["--config.recipe=l2", "--config.tap_layers=nonsense"], "no layer 'nonsense' to tap"),
         (["--config.tap_layers=,", "--config.taps=7"], "config.taps is '7'"),
         (["--config.batch_size=100000000000"], "it must be between 1 and"),
+        (["--flagfile=/nowhere"], "/nowhere"),
         (["stray"], "The argument 'stray' means nothing here"),
     ],
 )

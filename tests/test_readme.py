@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from afa_jax.main import parse
-from afa_jax.models import zoo
 from afa_jax.transfer.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +60,3 @@ def test_the_makefile_has_what_the_texts_name(target):
 def test_linked_files_exist():
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert (ROOT / link).exists(), link
-
-
-def test_the_zoo_is_what_the_changelog_says():
-    assert {"resnet18", "resnet34", "resnet50", "resnet101", "resnet10_small"} <= set(zoo.NETWORKS)
