@@ -107,10 +107,10 @@ def unwrap(content: Any) -> dict[str, np.ndarray]:
         if not isinstance(inner, Mapping):
             break
         content = inner
-    if (
-        not isinstance(content, Mapping)
-        or not all(hasattr(value, "shape") for value in content.values())
-        or not content
+    if not (
+        isinstance(content, Mapping)
+        and content
+        and all(isinstance(key, str) and hasattr(value, "shape") for key, value in content.items())
     ):
         found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else type(content)
         raise UserError(f"The file holds no state_dict but {found}.")

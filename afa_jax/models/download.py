@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import sys
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -27,29 +28,41 @@ def fetch(url: str) -> Path:
     """The file of `url`, from the cache or over the network.
 
     `$AFA_JAX_MIRROR` names another place for files of the same names: a folder, or the beginning of a URL. A file
-    placed in the cache by hand is taken as it is, after the same check.
+    placed in the cache by hand is taken as it is.
+
+    Args:
+      url: the file is checked against the digest in `…#sha256=<digest>` or else against the one in the file's name,
+        `net-<first digits>.pth`; that there is neither is said.
 
     Raises:
-      UserError: no network, the server refuses, the file is not the one that its name's sha256 promises, or the disk is
-        full; nothing half-written is left under the file's name.
+      UserError: no network, the server refuses, the file is not the one that was promised, or the disk is full; nothing
+        half-written is left under the file's name.
     """
+    url, _, digest = url.partition("#sha256=")
     name = url.rsplit("/", 1)[-1]
+    in_name = re.search(r"-([0-9a-f]{8,64})\.", name)
+    digest = digest or (in_name[1] if in_name else "")
     mirror = os.environ.get(MIRROR, "").rstrip("/")
     if mirror and "://" not in mirror:
         placed = Path(mirror).expanduser() / name
         if not placed.is_file():
             raise UserError(f"The mirror {mirror} ({MIRROR}) has no file {name}.")
-        _check(placed, name)
+        _check(placed, name, digest)
         return placed
     folder = cache_folder() / "weights"
     path = folder / name
-    with locked(folder / f".{name}.lock", wait=True):
-        if not path.is_file():
-            _fetch_into(f"{mirror}/{name}" if mirror else url, path)
-        return path
+    try:
+        with locked(folder / f".{name}.lock", wait=True):
+            if not path.is_file():
+                _fetch_into(f"{mirror}/{name}" if mirror else url, path, digest)
+            return path
+    except OSError as error:
+        raise UserError(
+            f"The cache {folder} cannot be written ({error.strerror or error}): move it with AFA_JAX_CACHE."
+        ) from error
 
 
-def _fetch_into(url: str, path: Path) -> None:
+def _fetch_into(url: str, path: Path, digest: str) -> None:
     partial = path.with_name(f"{path.name}.part")
     where = f"without a network, place it in {path.parent} by hand or name a mirror with {MIRROR}"
     try:
@@ -72,10 +85,12 @@ def _fetch_into(url: str, path: Path) -> None:
             ) from error
         raise UserError(f"{url} cannot be fetched ({error.strerror or error}); {where}.") from error
     try:
-        _check(partial, path.name)
+        _check(partial, path.name, digest)
     except UserError:
         partial.unlink()
         raise
+    if not digest:
+        print(f"{path.name}: its publisher gives no checksum, so it was not checked.", file=sys.stderr)
     os.replace(partial, path)
 
 
@@ -120,16 +135,14 @@ def _bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _check(path: Path, name: str) -> None:
-    """Compares the file with the first digits of its sha256, which torchvision writes into the name."""
+def _check(path: Path, name: str, promised: str) -> None:
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         raise UserError(f"{path} is a web page, not the file {name}: the server or mirror does not have it.")
-    promised = re.search(r"-([0-9a-f]{8,64})\.", name)
-    if promised and not digest.startswith(promised[1]):
+    if not digest.startswith(promised):
         raise UserError(
-            f"{path} is not the file that its name promises: its sha256 begins {digest[:8]}, not {promised[1]}."
+            f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}."
         )

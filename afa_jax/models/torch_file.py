@@ -62,6 +62,17 @@ class _Tensor:
         return np.array(np.lib.stride_tricks.as_strided(data[self.offset :], self.size, strides), order="C")
 
 
+class _Variable:
+    """What wrapped a tensor that learns, until 2018; `Parameter` is one."""
+
+    def __init__(self, tensor: Any = None, *_: Any):
+        self.tensor = tensor
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if len(state) == 5:  # the oldest form; in the later ones the tensor is the first argument
+            self.tensor = state[0]
+
+
 def _parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor
 
@@ -71,8 +82,12 @@ _SAFE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _Tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.nn.parameter", "Parameter"): _Variable,
+    ("torch.autograd.variable", "Variable"): _Variable,
     ("torch", "Size"): tuple,
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    # The tar names the kind of each tensor, which its storage tells as well.
+    **{("torch", name.replace("Storage", "Tensor")): name for name in DTYPES},
 }
 
 
@@ -216,6 +231,8 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
 
 
 def _finish(content: Any) -> Any:
+    if isinstance(content, _Variable):
+        return _finish(content.tensor)
     if isinstance(content, _Tensor):
         return content.array()
     if isinstance(content, Mapping):

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from afa_jax import trees
 from afa_jax.errors import UserError, nearest
+from afa_jax.initializers import torch_linear
 from afa_jax.models import torch_file
 from afa_jax.models.convert import Converted, differences, from_state_dict, shapes, to_state_dict
 from afa_jax.models.download import fetch
@@ -89,11 +90,11 @@ def export(path: Path, variables: Variables, counters: Mapping[str, int] | None 
 
 def with_new_head(variables: Variables, network: str, num_classes: int, key: jax.Array) -> Variables:
     """The same network with a head of `num_classes` outputs that starts as PyTorch's Linear does."""
-    spec = NETWORKS[network]
-    fresh = initialise(create(network, num_classes), key, spec.image_size)["params"]
     params = variables["params"]
-    for head in spec.heads:
-        params = trees.put(params, head, trees.get(fresh, head))
+    for i, head in enumerate(NETWORKS[network].heads):
+        inputs = len(trees.get(params, head)["kernel"])
+        fresh = torch_linear(num_classes, inputs).init(jax.random.fold_in(key, i), jnp.zeros((1, inputs)))
+        params = trees.put(params, head, fresh["params"])
     return jax.tree.map(jnp.asarray, {**variables, "params": params})
 
 

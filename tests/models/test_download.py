@@ -1,8 +1,11 @@
 """Fetching, against a server on this machine that breaks off, lies, or does as it should."""
 
+import errno
 import hashlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +91,68 @@ def test_a_server_that_refuses_and_none_at_all(server, tmp_path):
     with pytest.raises(UserError, match="cannot be fetched"):
         fetch(f"http://127.0.0.1:1/{NAME}")
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("digest", [hashlib.sha256(CONTENT).hexdigest(), "f" * 64])
+def test_a_digest_beside_the_address_is_held(server, tmp_path, digest):
+    """For files, such as Places365's, whose names promise nothing."""
+    url = server["url"].replace(NAME, "net.pth.tar") + f"#sha256={digest}"
+    if digest == "f" * 64:
+        with pytest.raises(UserError, match=r"its sha256 begins .*, not ffffffff"):
+            fetch(url)
+        assert left(tmp_path) == []
+    else:
+        assert fetch(url).read_bytes() == CONTENT and left(tmp_path) == ["net.pth.tar"]
+
+
+def test_that_nothing_was_checked_is_said_once(server, capsys):
+    url = server["url"].replace(NAME, "net.pth.tar")
+    fetch(url), fetch(url)
+    assert capsys.readouterr().err == "net.pth.tar: its publisher gives no checksum, so it was not checked.\n"
+
+
+def test_a_full_disk_leaves_nothing_behind(server, tmp_path, monkeypatch):
+    """The server's first bytes fit, the others do not."""
+    room, whole = [3000], Path.open
+
+    class Disk:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, chunk):
+            room[0] -= len(chunk)
+            if room[0] < 0:
+                self.file.write(chunk[: len(chunk) + room[0]])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(chunk)
+
+        def tell(self):
+            return self.file.tell()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    def limited(path, mode="r", **options):
+        file = whole(path, mode, **options)
+        return Disk(file) if path.suffix == ".part" and mode != "rb" else file
+
+    monkeypatch.setattr(Path, "open", limited)
+    with pytest.raises(UserError, match=r"The disk is full: make room in .*weights or move the cache"):
+        fetch(server["url"])
+    assert left(tmp_path) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("AFA_JAX_CACHE", str(tmp_path))
+    assert fetch(server["url"]).read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AFA_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"The cache .*weights cannot be written .* move it with AFA_JAX_CACHE"):
+        fetch(f"http://127.0.0.1:1/{NAME}")
 
 
 def test_mirrors(server, tmp_path, monkeypatch):

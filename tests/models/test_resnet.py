@@ -1,4 +1,4 @@
-"""The residual networks: sizes, layer names, the start, and the arithmetic of a block against NumPy."""
+"""The residual networks: layer names, the start, and the arithmetic of a block against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,10 @@ import pytest
 from afa_jax.models import zoo
 from afa_jax.models.networks.resnet import BasicBlock
 
-PARAMETERS = {  # 1,000 classes; torchvision's documented counts, and our own for the small one
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet10_small": 436_536,
-}
-
 
 def shapes(name, classes=1000):
     module = zoo.create(name, classes)
     return jax.eval_shape(lambda key: zoo.initialise(module, key, 64), jax.random.key(0))
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts(name):
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(name)["params"])) == PARAMETERS[name]
 
 
 def test_layers_have_torchvisions_names():
@@ -36,16 +23,6 @@ def test_layers_have_torchvisions_names():
     assert set(params["layer3"]["0"]["downsample"]) == {"0", "1"}
     assert "downsample" in params["layer1"]["0"]  # 64 to 256 channels
     assert "downsample" not in shapes("resnet18")["params"]["layer1"]["0"]
-
-
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
-def test_taps_have_the_released_shapes(name):
-    network = zoo.NETWORKS[name]
-    found = zoo.layer_shapes(zoo.create(name, 10), network.image_size)
-    sides = {256: 56, 512: 28, 1024: 14, 2048: 7}
-    assert [found[tap] for tap in network.taps[4]] == [(1, side, side, c) for c, side in sides.items()]
-    third = "layer3.5.conv3" if name == "resnet50" else "layer3.22.conv3"
-    assert network.taps[4] == ("layer1.2.conv3", "layer2.3.conv3", third, "layer4.2.conv3")
 
 
 def test_small_network_keeps_the_resolution_of_small_images():

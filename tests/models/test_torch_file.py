@@ -10,7 +10,9 @@ import pytest
 
 from afa_jax.errors import UserError
 from afa_jax.models import torch_file
+from tests.models.legacy_files import write_stream, write_tar
 
+TORCH = importlib.util.find_spec("torch")
 STATE = {
     "a.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
     "a.half": np.linspace(0, 1, 5).astype(np.float16),
@@ -81,7 +83,81 @@ def test_a_cut_or_flipped_file_is_refused(file):
         torch_file.read(file)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+# In the retired containers; the last is a view into the first one's numbers.
+LEGACY = {
+    "module.a.weight": np.arange(1, 25, dtype=np.float32).reshape(2, 3, 4),
+    "module.a.count": np.array([3], np.int64),
+    "module.a.half": np.linspace(0, 1, 5).astype(np.float16),
+    "module.a.part": np.arange(5, 9, dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("python2", [True, False])
+def test_the_stream_of_2017(tmp_path, python2):
+    path = tmp_path / "net.pth.tar"
+    write_stream(path, LEGACY, python2=python2, arch="r\xe9seau", epoch=90, best=0.55)
+    found = torch_file.read(path)
+    assert (found["arch"], found["epoch"], found["best"]) == ("r\xe9seau", 90, 0.55)
+    same(found["state_dict"], LEGACY)
+
+
+def test_the_tar_of_2016(tmp_path):
+    write_tar(tmp_path / "net.pth", LEGACY)
+    same(torch_file.read(tmp_path / "net.pth"), LEGACY)
+
+
+def test_a_variable_in_its_oldest_form():
+    variable = torch_file._Variable()
+    variable.__setstate__((np.ones(2), None, {}, True, False))
+    np.testing.assert_array_equal(torch_file._finish({"a": variable})["a"], [1, 1])
+
+
+@pytest.mark.parametrize("write", [write_tar, lambda path, state: write_stream(path, state, python2=True)])
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.95])
+def test_a_cut_legacy_file_is_refused(tmp_path, write, keep):
+    path = tmp_path / "net.pth"
+    write(path, {key: np.tile(value, (4000,) + (1,) * (value.ndim - 1)) for key, value in LEGACY.items()})
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(UserError, match="no whole PyTorch file"):
+        torch_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("storage", "match"),
+    [((0, (9,), (1,)), "beyond its numbers"), ((-1, (2,), (1,)), "beyond"), ((0, (2, 2), (-1, 1)), "beyond")],
+)
+def test_a_tensor_never_reads_outside_of_its_numbers(storage, match):
+    offset, size, stride = storage
+    tensor = torch_file._Tensor(torch_file._Storage(np.float32, np.zeros(8, np.float32)), offset, size, stride)
+    with pytest.raises(ValueError, match=match):
+        tensor.array()
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed")
+def test_torch_reads_what_these_tests_write(tmp_path):
+    import torch
+
+    write_tar(tmp_path / "old.pth", LEGACY)
+    write_stream(tmp_path / "newer.pth", LEGACY, python2=True)
+    old = torch.load(tmp_path / "old.pth", weights_only=False, encoding="latin1")
+    newer = torch.load(tmp_path / "newer.pth", weights_only=True, map_location="cpu")["state_dict"]
+    for state in (old, newer):
+        same({key: value.detach().numpy() for key, value in state.items()}, LEGACY)
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_modules_own_state_in_bfloat16(tmp_path, zipped):
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).bfloat16()
+    torch.save(module.state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    found = torch_file.read(tmp_path / "net.pth")
+    assert found["0.weight"].dtype == "bfloat16" and list(found) == list(module.state_dict())
+    np.testing.assert_array_equal(found["0.weight"].astype(np.float32), module[0].weight.detach().float().numpy())
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torchs_own_files(tmp_path, zipped):
     import torch

@@ -75,8 +75,13 @@ def test_linear_layers_start_as_in_pytorch(features):
     assert (params["bias"] == 0).all() and params["bias"].shape == (8,)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
-def test_parameter_counts_equal_table_6(name):
+@pytest.mark.parametrize(("name", "spatial", "channel"), [
+    ("resnet50", 405_475, 204_600),
+    ("resnet101", 405_475, 204_600),
+    ("inception_v3", 819_041, 409_638),
+    ("mobilenet_v2", 56_791, 28_358),
+])  # fmt: skip
+def test_parameter_counts_equal_table_6(name, spatial, channel):
     network = zoo.NETWORKS[name]
     shapes = zoo.layer_shapes(zoo.create(name, 10), network.image_size)
     totals = {}
@@ -86,4 +91,4 @@ def test_parameter_counts_equal_table_6(name):
             for tap in network.taps[4]
         ]
         totals[type(module)] = sum(leaf.size for leaf in jax.tree.leaves(made))
-    assert totals == {SpatialAttention: 405_475, ChannelAttention: 204_600}
+    assert totals == {SpatialAttention: spatial, ChannelAttention: channel}

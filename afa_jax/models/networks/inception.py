@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from afa_jax.errors import UserError
 from afa_jax.initializers import torch_linear
 from afa_jax.models.layers import avg_pool, batch_norm, conv, max_pool
 from afa_jax.models.network import Network, spread_taps
@@ -148,10 +149,13 @@ class AuxiliaryHead(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """`[B, H, W, 3]` to float32 `[B, num_classes]`; H and W at least 75.
+    """`[B, H, W, 3]` to float32 `[B, num_classes]`; H and W at least 75, in train mode with `auxiliary` at least 299.
 
     With `auxiliary` the second head is there and runs in train mode, as in torchvision, so that its statistics move;
     AFA and DELTA give its loss no weight.
+
+    Raises:
+      UserError: smaller images, of which a layer without padding would leave nothing.
     """
 
     num_classes: int
@@ -164,6 +168,10 @@ class InceptionV3(nn.Module):
         def layer(x: Array, name: str, width: int, kernel: Kernel, **options: Any) -> Array:
             return BasicConv2d(width, kernel, dtype=self.dtype, name=name, **options)(x, train)
 
+        both_heads = self.auxiliary and (train or self.is_initializing())
+        if min(x.shape[1:3]) < (least := 299 if both_heads else 75):
+            hint = ", or the network inception_v3_no_aux" if both_heads else ""
+            raise UserError(f"Inception-V3 needs images of at least {least} pixels: set data.image_size={least}{hint}.")
         x = layer(x, "Conv2d_1a_3x3", 32, 3, stride=2, padding=0)
         x = layer(x, "Conv2d_2a_3x3", 32, 3, padding=0)
         x = layer(x, "Conv2d_2b_3x3", 64, 3)
@@ -176,7 +184,7 @@ class InceptionV3(nn.Module):
         x = InceptionB(dtype=self.dtype, name="Mixed_6a")(x, train)
         for name, width in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
             x = InceptionC(width, self.dtype, name=name)(x, train)
-        if self.auxiliary and (train or self.is_initializing()):
+        if both_heads:
             AuxiliaryHead(self.num_classes, self.dtype, name="AuxLogits")(x, train)
         x = InceptionD(dtype=self.dtype, name="Mixed_7a")(x, train)
         for name in ("Mixed_7b", "Mixed_7c"):

@@ -146,7 +146,8 @@ NETWORKS = {
         (3, 4, 6, 3),
         imagenet1k_v1=f"{_TORCH}/resnet50-0676ba61.pth",
         imagenet1k_v2=f"{_TORCH}/resnet50-11ad3fa6.pth",
-        places365=f"{_PLACES}/resnet50_places365.pth.tar",
+        places365=f"{_PLACES}/resnet50_places365.pth.tar#sha256="
+        "46529c86902bd0cfb0ea562a30b2850c28d2620d96282b3db9c318e1d774f6c5",
     ),
     "resnet101": _entry(
         Bottleneck,
