@@ -19,7 +19,7 @@ from afa_jax.data import catalog
 from afa_jax.errors import DivergedError
 from afa_jax.experiment import run, run_all, source_network
 from afa_jax.main import main
-from afa_jax.models import weights, zoo
+from afa_jax.models import convert, torch_file, weights, zoo
 from afa_jax.training import loop
 from afa_jax.training.journal import read_metrics
 from tests import tiny
@@ -286,3 +286,11 @@ def test_a_source_from_a_file_is_the_same(whole, tmp_path):
     workdir = tmp_path / "run"
     run(settle(tiny.config(eval_every=2, **{"source.weights": str(folder)})), workdir)
     assert numbers(workdir)["stages"] == numbers(whole)["stages"]
+
+
+def test_a_torch_file_is_a_source_too(whole, tmp_path):
+    """What the converter gives a PyTorch user, wrapped as training scripts wrap it, makes the same run."""
+    state = convert.to_state_dict(weights.load("resnet10_small", source_network(settle(tiny.config()))))
+    torch_file.write(tmp_path / "net.pth", {f"module.{key}": value for key, value in state.items()})
+    run(settle(tiny.config(eval_every=2, **{"source.weights": str(tmp_path / "net.pth")})), tmp_path / "run")
+    assert numbers(tmp_path / "run")["stages"] == numbers(whole)["stages"]

@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from afa_jax.main import main
+from afa_jax.models import torch_file
+from tests.models import parity_cases as cases
+from tests.models.legacy_files import write_stream
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -60,6 +64,40 @@ def test_wrong_settings(config, tmp_path, capsys, arguments, sentence):
     assert sentence in refuse(capsys, "--config", config, "--workdir", workdir, *arguments)
     left = [f.name for f in workdir.iterdir()] if workdir.exists() else []
     assert left in ([], [".lock"])  # so that the mended command may use the same workdir
+
+
+def cut(path):
+    torch_file.write(path, cases.state("resnet10_small"))
+    path.write_bytes(path.read_bytes()[:-999])
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda path: torch_file.write(path, cases.state("resnet18")), "it looks like resnet18"),
+        (lambda path: torch_file.write(path, {"fc.weight": np.zeros((5, 128), np.float32)}), "61 missing"),
+        (lambda path: path.write_text("<html>Not found</html>"), "is a web page"),
+        (cut, "is no whole PyTorch file"),
+        (lambda path: path.write_bytes(b"cos\nsystem\n(S'true'\ntR."), "asks for os.system"),
+        (lambda path: write_stream(path, {}, python2=True), "holds no state_dict"),
+    ],
+)
+def test_wrong_files_of_weights(config, tmp_path, capsys, write, sentence):
+    file, workdir = tmp_path / "net.pth", tmp_path / "run"
+    write(file)
+    told = refuse(capsys, "--config", config, "--workdir", workdir, f"--config.source.weights={file}")
+    assert sentence in told and str(file) in told
+    assert sorted(path.name for path in workdir.iterdir()) == [".lock"]
+
+
+def test_no_network(config, tmp_path, capsys, monkeypatch):
+    """The published name, with a server that is not there: no half-written file, and what to do without one."""
+    monkeypatch.setenv("AFA_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AFA_JAX_MIRROR", "http://127.0.0.1:1")
+    settings = ("--config.network=mobilenet_v2", "--config.source.weights=imagenet1k_v1", "--config.data.image_size=32")
+    told = refuse(capsys, "--config", config, "--workdir", tmp_path / "run", *settings, "--config.data.resize=32")
+    assert "127.0.0.1:1/mobilenet_v2-b0353104.pth cannot be fetched" in told and "place it in" in told
+    assert not [path for path in (tmp_path / "cache" / "weights").iterdir() if not path.name.startswith(".")]
 
 
 def test_no_config_and_wrong_files(tmp_path, capsys):

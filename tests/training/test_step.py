@@ -1,5 +1,6 @@
 """The training step: the loss it minimises, the move it makes, what it leaves alone."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,6 +185,29 @@ def test_each_step_has_random_numbers_of_its_own():
     step = jax.jit(make_step(task))
     losses = [float(step(state.replace(step=jnp.int32(k)), frozen, tiny.batch())[1]["loss"]) for k in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
+
+
+def test_dropout_is_drawn_anew_at_each_step_and_never_for_the_teacher():
+    """MobileNetV2's and Inception's; with a batch and a crop that are always the same, nothing else is random."""
+    from dataclasses import replace
+
+    class Dropping(tiny.TinyNet):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.Conv(4, (3, 3), use_bias=False, name="conv1")(x)
+            x = nn.Dropout(0.5, deterministic=not train)(x)
+            return nn.Dense(self.num_classes, name="fc")(x.mean((1, 2)))
+
+    stage = tiny.stage("dfa", learning_rate=0.0, taps=("conv1",))
+    task = replace(tiny.task(stage), target=Dropping(3), teacher=Dropping(3))
+    variables = Dropping(3).init(jax.random.key(0), jnp.zeros((1, tiny.SIZE, tiny.SIZE, 3)))
+    frozen = Frozen(teacher=variables)
+    state = init_state(task, variables, frozen, jnp.asarray(tiny.batch()["image"]), jax.random.PRNGKey(0))
+    step = jax.jit(make_step(task))
+    found = [step(state.replace(step=jnp.int32(k)), frozen, tiny.batch())[1] for k in (0, 1, 0)]
+    assert found[0]["loss"] == found[2]["loss"] != found[1]["loss"]
+    # The tap is before the dropout, so that target and teacher agree there.
+    assert all(metrics["alignment"] == 0 for metrics in found)
 
 
 def test_seeds_share_one_compilation():
