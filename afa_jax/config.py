@@ -18,7 +18,7 @@ from afa_jax.errors import UserError, nearest
 from afa_jax.models.zoo import NETWORKS
 from afa_jax.transfer.losses import CONVENTIONS
 from afa_jax.transfer.methods import METHODS
-from afa_jax.transfer.recipes import RECIPES
+from afa_jax.transfer.recipes import RECIPES, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Experiment:
     drop_after: float = 2 / 3
     """The share of each stage after which the learning rate is multiplied by `drop`."""
     drop: float = 0.1
+    schedule: str = "step"
+    """`step`: the rate is multiplied by `drop` once; `exponential`: it falls steadily and passes the same point."""
     momentum: float = 0.9
     head_rate: float = 1.0
     """The head's learning rate as a multiple of `learning_rate`."""
@@ -76,7 +78,8 @@ class Experiment:
     """The attention's learning rate as a multiple of `learning_rate`."""
 
     convention: str = "released"
-    """The scale of the alignment losses: `released` as in the authors' code, or `paper` as printed."""
+    """The scale of the alignment losses: `released` as in the authors' code, `paper` as printed, or `normalised` by the
+    teacher's mean squared features, so that alpha has no unit."""
     taps: int = 4
     """How many layers are aligned: a number for which the network lists its taps."""
     tap_layers: str = ""
@@ -84,7 +87,7 @@ class Experiment:
     methods: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {name: dict(method.settings) for name, method in METHODS.items()}
     )
-    """Each method's settings by its name: `alpha`, `beta`, `weight_decay`."""
+    """Each method's settings by its name: `alpha`, `beta`, `weight_decay` and its own."""
 
     dtype: str = "auto"
     """Of the activations: `float32`, `bfloat16`, or `auto` (bfloat16 on GPU and TPU, float32 on CPU)."""
@@ -187,6 +190,7 @@ def _check(e: Experiment) -> None:
     _known("data.name", e.data.name, CATALOG)
     _known("network", e.network, NETWORKS)
     _known("convention", e.convention, CONVENTIONS)
+    _known("schedule", e.schedule, SCHEDULES)
     _known("dtype", e.dtype, ("auto", "float32", "bfloat16"))
     for name in e.recipes:
         _known("recipe", name, RECIPES)
@@ -198,7 +202,7 @@ def _check(e: Experiment) -> None:
         _known("taps", str(e.taps), map(str, NETWORKS[e.network].taps))
 
     positive = ("batch_size", "eval_batch_size", "checkpoint_every", "log_every", "seeds")
-    longest = max(len(RECIPES[name].methods) for name in e.recipes)
+    longest = max(math.ceil(1 / min(leg.share for leg in RECIPES[name].legs)) for name in e.recipes)
     ranges: dict[str, tuple[float, float, float]] = {
         **{key: (getattr(e, key), 1, _LARGE) for key in positive},
         "steps": (e.steps, longest, _LARGE),
@@ -220,8 +224,9 @@ def _check(e: Experiment) -> None:
         "source.learning_rate": (e.source.learning_rate, 0, math.inf),
     }
     for method, settings in e.methods.items():
-        for key in ("alpha", "beta", "weight_decay"):
-            ranges[f"methods.{method}.{key}"] = (settings[key], 0, math.inf)
+        for key, value in settings.items():
+            if not isinstance(value, str):
+                ranges[f"methods.{method}.{key}"] = (value, METHODS[method].least.get(key, 0), math.inf)
     for key, (value, low, high) in ranges.items():
         if not (low <= value <= high and math.isfinite(value)):
             limit = f"at least {low}" if high == math.inf or value < low else f"between {low} and {high}"

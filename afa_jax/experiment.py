@@ -1,12 +1,6 @@
 """One experiment from its config to its summaries: the only place that knows the whole story."""
 
-import dataclasses
-import importlib.metadata
-import itertools
-import os
-import platform
 import shutil
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,63 +11,28 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from afa_jax import __version__, trees
 from afa_jax.config import Data, Experiment, identity, image_sizes, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
-from afa_jax.data.dataset import Dataset
+from afa_jax.data.dataset import Dataset, Split
 from afa_jax.errors import DivergedError, UserError, nearest
 from afa_jax.evaluation.classification import evaluate
 from afa_jax.files import cache_folder, write_json
 from afa_jax.models import weights, zoo
-from afa_jax.report import tables
+from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import METRICS, Journal
 from afa_jax.training.loop import Cadence, Pace, train_stage
 from afa_jax.training.optimizer import Sgd
+from afa_jax.training.prepare import prepare, read_increases
 from afa_jax.training.step import Task, TrainState, compile_step, init_state
-from afa_jax.training.workdir import CONFIG, MODEL, SUMMARY, claim, fingerprint, finished, sign
-from afa_jax.transfer.methods import Frozen
-from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, stages
+from afa_jax.training.workdir import MODEL, SUMMARY, claim, fingerprint, finished, sign
+from afa_jax.transfer.method import Anatomy, Frozen, Need
+from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, needs, stages
 from afa_jax.types import Variables
-
-COMPARISON = "comparison.json"
-
-
-def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
-    """Every recipe with every seed, each in `root/<recipe>/seed<n>`; ends with the table of all.
-
-    A run that diverges is told and does not stop the others.
-
-    Raises:
-      DivergedError: after the others are done, if a run diverged.
-    """
-    if (root / CONFIG).exists():
-        raise UserError(
-            f"The workdir {root} holds a single run and cannot hold a comparison: choose another with --workdir."
-        )
-    begun = time.perf_counter()
-    seeds = range(experiment.seed, experiment.seed + experiment.seeds)
-    summaries, failures = [], []
-    failed = dict.fromkeys(experiment.recipes, 0)
-    # Seed by seed, so that an early look at an unfinished comparison sees every recipe.
-    for seed, recipe in itertools.product(seeds, experiment.recipes):
-        one = dataclasses.replace(experiment, recipe=recipe, seed=seed, seeds=1)
-        try:
-            summaries.append(run(one, root / recipe / f"seed{seed}"))
-        except DivergedError as error:
-            failed[recipe] += 1
-            failures.append(f"{recipe}, seed {seed}: {error}")
-    table = tables.rows(summaries, failed)
-    print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {len(seeds)} seed(s):\n")
-    print(tables.text(table))
-    print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({time.perf_counter() - begun:.0f} s)")
-    runs = [{key: s[key] for key in s if key not in ("experiment", "stages")} for s in summaries]
-    write_json(root / COMPARISON, {"experiment": to_json(experiment), "failed": failed, "runs": runs})
-    if failures:
-        raise DivergedError(f"{len(failures)} of {len(failures) + len(summaries)} runs diverged: {failures[0]}")
-    return summaries
 
 
 def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[str, Any]:
@@ -135,26 +94,42 @@ class _Run:
         self.preprocess = Preprocess(
             size, catalog.CATALOG[experiment.data.name].mirrored, self.network.mean, self.network.std
         )
+        self.anatomy = Anatomy(self.network.head, self.network.heads, FrozenDict(self.network.filters))
         self.dtype = _dtype(experiment.dtype)
-        _check_taps(experiment, self.stages, size)
+        _check_taps(experiment, self.stages, self.anatomy, size)
         self.data: Dataset = _load(experiment.data.name, resize, experiment.data.per_class, experiment.seed)
         self.target = zoo.create(experiment.network, len(self.data.classes), self.dtype)
 
     def train(self) -> dict[str, Any]:
         e = self.experiment
-        variables, teacher_module, source = self._start()
+        first, teacher_module, source = self._start()
+        source_images = self._source_images(source)
         sign(self.workdir, identity(e), fingerprint(source))
-        teacher = source
+        variables, teacher, attention = first, source, {}
         pace = Pace()
         title = f"{e.recipe} seed {e.seed}"
         journal = Journal(self.workdir, title, {stage.name: stage.steps for stage in self.stages})
         try:
             for i, stage in enumerate(self.stages):
-                if i and teacher is not None and stage.teacher == "previous":
-                    teacher = hand_over(variables, teacher, self.network.heads)
-                frozen = jax.device_put(Frozen(teacher=teacher), jax.local_devices()[0])
-                state = self._stage(i, stage, variables, teacher_module, frozen, journal, pace)
+                before = variables
+                teacher = source if stage.teacher == "source" else hand_over(before, teacher, self.network.heads)
+                variables = first if stage.start == "source" else before
+                sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
+                task = Task(self.target, teacher_module, self.anatomy, stage, self.preprocess, sgd)
+                frozen = prepare(
+                    task,
+                    Frozen(teacher=teacher),
+                    self.data.train,
+                    before=before,
+                    attention=attention,
+                    seed=e.seed,
+                    file=self._constants(i),
+                    tell=journal.say,
+                )
+                frozen = jax.device_put(frozen, jax.local_devices()[0])
+                state = self._stage(i, task, variables, frozen, source_images, journal, pace)
                 variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
+                attention = state.params["attention"]
             return self._finish(variables, journal, pace)
         finally:
             journal.close()
@@ -168,22 +143,40 @@ class _Run:
         path = source_network(e)
         source = weights.load(name, path)
         target = weights.with_new_head(source, name, len(self.data.classes), head_key)
-        outputs = trees.get(source["params"], self.network.head)["bias"].shape[0]
-        return target, zoo.create(name, outputs, self.dtype), source
+        return target, zoo.create(name, self._source_classes(source), self.dtype), source
+
+    def _source_classes(self, source: Variables) -> int:
+        return trees.get(source["params"], self.network.head)["kernel"].shape[-1]
+
+    def _source_images(self, source: Variables | None) -> Split | None:
+        """The source task's training images, if a method wants them beside the target's."""
+        if source is None or Need.SOURCE_BATCHES not in needs(self.recipe):
+            return None
+        e, wanted = self.experiment, self._source_classes(source)
+        advice = (
+            f"{e.recipe} needs images and labels of the source task: set source.dataset to the data set on which the "
+        )
+        advice += "source network was trained"
+        if e.source.dataset not in catalog.CATALOG:
+            raise UserError(
+                f"{advice}; {e.source.dataset!r} does not exist; {nearest(e.source.dataset, catalog.CATALOG)}"
+            )
+        data = _load(e.source.dataset, image_sizes(e)[1], 0, e.seed)
+        if len(data.classes) != wanted:
+            raise UserError(f"{advice}; {e.source.dataset} has {len(data.classes)} classes and its head {wanted}.")
+        return data.train
 
     def _stage(
         self,
         i: int,
-        stage: Stage,
+        task: Task,
         variables: Variables,
-        teacher_module: nn.Module,
         frozen: Frozen,
+        source_images: Split | None,
         journal: Journal,
         pace: Pace,
     ) -> TrainState:
-        e = self.experiment
-        sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
-        task = Task(self.target, teacher_module, self.network.head, stage, self.preprocess, sgd)
+        e, stage = self.experiment, task.stage
         key = jax.random.fold_in(jax.random.PRNGKey(e.seed), i + 1)
         state = init_state(task, variables, frozen, jnp.asarray(self.data.train.images[:1]), key)
         checkpoints = Checkpoints(self._checkpoint_folder(i), e.keep_checkpoints, journal.say)
@@ -194,6 +187,7 @@ class _Run:
                 return state
             for later in range(i + 1, len(self.stages)):  # they belong to a teacher that is trained anew
                 shutil.rmtree(self._checkpoint_folder(later), ignore_errors=True)
+                self._constants(later).unlink(missing_ok=True)
             if state.step > 0:
                 journal.say(f"{self.workdir}: goes on after step {int(state.step)} of stage {stage.name}.")
             return train_stage(
@@ -204,8 +198,7 @@ class _Run:
                 self.data.train,
                 batch_size=e.batch_size,
                 seed=e.seed,
-                # Batches are counted through the run, so that recipes of one and of two stages see the same ones.
-                first_batch=sum(before.steps for before in self.stages[:i]),
+                source=source_images,
                 cadence=Cadence(e.log_every, e.eval_every, e.checkpoint_every),
                 journal=journal,
                 checkpoints=checkpoints,
@@ -217,6 +210,9 @@ class _Run:
 
     def _checkpoint_folder(self, i: int) -> Path:
         return self.workdir / "checkpoints" / f"{i + 1}-{self.stages[i].name}"
+
+    def _constants(self, i: int) -> Path:
+        return self.workdir / "constants" / f"{i + 1}-{self.stages[i].name}.safetensors"
 
     def _test(self, variables: Variables) -> Mapping[str, float]:
         return evaluate(self.target, variables, self.data.test, self.preprocess, self.experiment.eval_batch_size)
@@ -232,6 +228,7 @@ class _Run:
         return {
             "name": stage.name,
             "steps": stage.steps,
+            "kept": stage.kept,
             "last_top1": tests[-1]["top1"],
             "best_test_top1": max(r["top1"] for r in tests),
             "last_loss": tests[-1]["loss"],
@@ -249,10 +246,10 @@ class _Run:
             "test_images": len(self.data.test),
             "stages": results,
             "last_top1": results[-1]["last_top1"],
-            "best_test_top1": max(result["best_test_top1"] for result in results),
+            "best_test_top1": max(result["best_test_top1"] for result in results if result["kept"]),
             "train_images_per_second": round(pace.images_per_second, 1),
-            "device": _device(),
-            "versions": _versions(),
+            "device": device(),
+            "versions": versions(),
             "finished": datetime.now(UTC).date().isoformat(),
         }
         write_json(self.workdir / SUMMARY, summary)
@@ -272,6 +269,7 @@ def _stages(e: Experiment) -> tuple[Stage, ...]:
         drop=e.drop,
         settings=e.methods,
         convention=e.convention,
+        schedule=e.schedule,
         taps=_named_taps(e) or zoo.NETWORKS[e.network].taps[e.taps],
     )
 
@@ -280,18 +278,30 @@ def _named_taps(e: Experiment) -> tuple[str, ...]:
     return tuple(part.strip() for part in e.tap_layers.split(",") if part.strip())
 
 
-def _check_taps(e: Experiment, planned: tuple[Stage, ...], size: int) -> None:
-    """Refuses a wrong tap before anything is trained, the source network included."""
+def _check_taps(e: Experiment, planned: tuple[Stage, ...], anatomy: Anatomy, size: int) -> None:
+    """Refuses a wrong tap, or a file that does not fit the taps, before anything is trained, the source included."""
     taps = {tap for stage in planned for tap in stage.taps} | set(_named_taps(e))
     if not taps:
         return
-    shapes = zoo.layer_shapes(zoo.create(e.network, 1), size)
+    module = zoo.create(e.network, 1)
+    shapes = zoo.layer_shapes(module, size)
     for tap in sorted(taps):
         if tap not in shapes:
             raise UserError(f"The network {e.network} has no layer {tap!r} to tap; {nearest(tap, shapes)}")
         if len(shapes[tap]) != 4:
             maps = [name for name, shape in shapes.items() if len(shape) == 4]
             raise UserError(f"The layer {tap!r} of {e.network} gives no feature map; {nearest(tap, maps)}")
+    kernels = zoo.kernels(module, size)
+    for stage in planned:
+        if Need.TAPS in stage.method.needs:
+            for tap in stage.taps:
+                if not set(anatomy.filters_of(tap)) <= kernels:
+                    raise UserError(
+                        f"{stage.name} weighs the filters of convolutions, and the tap {tap!r} of {e.network} is none; "
+                        f"{nearest(tap, sorted(kernels))}"
+                    )
+        if file := stage.settings.get("channel_weights"):
+            read_increases(Path(file).expanduser(), {tap: shapes[tap][-1] for tap in stage.taps})
 
 
 @lru_cache(maxsize=4)
@@ -303,15 +313,3 @@ def _dtype(name: str) -> Any:
     if name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(name)
-
-
-def _device() -> str:
-    if jax.default_backend() == "cpu":
-        return f"CPU, {os.cpu_count()} cores"
-    return jax.local_devices()[0].device_kind
-
-
-def _versions() -> dict[str, str]:
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"afa_jax": __version__, "python": platform.python_version(), **versions}

@@ -16,9 +16,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from afa_jax.comparison import run_all
 from afa_jax.config import default, known_keys, settle, unknown_key
 from afa_jax.errors import UserError
-from afa_jax.experiment import run, run_all
+from afa_jax.experiment import run
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 

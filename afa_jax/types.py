@@ -7,7 +7,8 @@ from jax import Array
 
 PyTree = Any
 Batch = Mapping[str, Any]
-"""Arrays with one row an example: `image` uint8 `[B, S, S, 3]`, `label` int32 `[B]`."""
+"""Arrays with one row an example: `image` uint8 `[B, S, S, 3]`, `label` int32 `[B]`, and `index` int32 `[B]`, its place
+in the training split. `source` may hold a batch of the source task."""
 Variables = Mapping[str, PyTree]
 """What a Flax module applies: `{"params": …, "batch_stats": …}`."""
 

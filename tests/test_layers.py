@@ -12,12 +12,13 @@ ROOT = Path(afa_jax.__file__).parent
 # Who may be imported by whom: a module may import those of a lower rank, and of its own part of the house.
 RANK = {
     **dict.fromkeys(("errors", "types", "files", "registry", "initializers", "trees", "__init__"), 0),
-    **dict.fromkeys(("transfer", "models", "data", "report"), 1),
+    **dict.fromkeys(("transfer", "models", "data", "report", "provenance"), 1),
     "training": 2,
     "evaluation": 3,
     "config": 4,
     "experiment": 5,
-    "main": 6,
+    "comparison": 6,
+    "main": 7,
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -1,5 +1,7 @@
 """A network, a task and an experiment that are small enough to look through."""
 
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,11 @@ from flax.core import FrozenDict
 
 from afa_jax.config import default
 from afa_jax.data.augment import Preprocess
+from afa_jax.data.dataset import Split
 from afa_jax.training.optimizer import Sgd
+from afa_jax.training.prepare import prepare
 from afa_jax.training.step import Task
+from afa_jax.transfer.method import Anatomy, Frozen
 from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import Stage
 
@@ -31,7 +36,12 @@ class TinyNet(nn.Module):
 
 def stage(method="ast", **changes):
     """A stage of `method` with large weights of each term, so that none of them hides."""
-    settings = {"alpha": 0.3, "beta": 0.2, "weight_decay": 0.1, "convention": "released"}
+    settings = dict(METHODS[method].settings) | {
+        "alpha": 0.3,
+        "beta": 0.2,
+        "weight_decay": 0.1,
+        "convention": "released",
+    }
     settings |= {key: changes.pop(key) for key in tuple(changes) if key in settings}
     values = {"steps": 10, "learning_rate": 0.1, "drop_at": 7, "drop": 0.1, "taps": ("conv1", "conv2"), **changes}
     return Stage(METHODS[method], settings=FrozenDict(settings), **values)
@@ -39,7 +49,7 @@ def stage(method="ast", **changes):
 
 def task(stage, **sgd):
     plain = Preprocess(SIZE, flip=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return Task(TinyNet(CLASSES), TinyNet(SOURCE_CLASSES), "fc", stage, plain, Sgd(**sgd))
+    return Task(TinyNet(CLASSES), TinyNet(SOURCE_CLASSES), Anatomy("fc", ("fc",)), stage, plain, Sgd(**sgd))
 
 
 def variables(classes=CLASSES, seed=0):
@@ -62,7 +72,27 @@ def batch(count=8, seed=0):
     return {
         "image": random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
         "label": random.integers(0, CLASSES, count, np.int32),
+        "index": random.permutation(count).astype(np.int32),
+        "source": {
+            "image": random.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8),
+            "label": random.integers(0, SOURCE_CLASSES, count, np.int32),
+        },
     }
+
+
+def frozen(task, folder, teacher=None, attention=None):
+    """A teacher (of other weights than the target's unless one is given) and all that the method measures."""
+    made = batch(20, seed=9)
+    return prepare(
+        task,
+        Frozen(teacher=variables(SOURCE_CLASSES, seed=7) if teacher is None else teacher),
+        Split(made["image"], made["label"]),
+        before=variables(seed=5),
+        attention=attention or {},
+        seed=0,
+        file=Path(folder) / "constants.safetensors",
+        tell=lambda sentence: None,
+    )
 
 
 def config(recipe="afa", **changes):

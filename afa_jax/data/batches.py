@@ -7,27 +7,27 @@ import numpy as np
 from afa_jax.data.dataset import Split, generator
 
 
-def batch_indices(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """The indices of the batch of `step`, int64 `[batch_size]`.
+def batch_indices(count: int, batch_size: int, step: int, seed: int, purpose: str = "order") -> np.ndarray:
+    """The indices of the batch of `step`, int64 `[batch_size]`; each `purpose` has an order of its own.
 
     The permutations of epoch after epoch are laid end to end and cut into batches, so every image is seen equally
     often, no image is dropped at an epoch's end, and a batch may be larger than the data set.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // count
-    orders = {int(e): _order(count, seed, int(e)) for e in np.unique(epochs)}
+    orders = {int(e): _order(count, seed, int(e), purpose) for e in np.unique(epochs)}
     return np.array([orders[int(e)][p] for e, p in zip(epochs, positions % count, strict=True)])
 
 
 @lru_cache(maxsize=8)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    return generator("order", seed, epoch).permutation(count)
+def _order(count: int, seed: int, epoch: int, purpose: str) -> np.ndarray:
+    return generator(purpose, seed, epoch).permutation(count)
 
 
-def train_batch(split: Split, batch_size: int, step: int, seed: int) -> dict[str, np.ndarray]:
-    """The batch of `step`: `image` uint8 `[B, S, S, 3]` and `label` int32 `[B]`, in memory of their own."""
-    chosen = batch_indices(len(split), batch_size, step, seed)
-    return {"image": split.images[chosen], "label": split.labels[chosen]}
+def train_batch(split: Split, batch_size: int, step: int, seed: int, purpose: str = "order") -> dict[str, np.ndarray]:
+    """The batch of `step`: `image` uint8 `[B, S, S, 3]`, `label` and `index` int32 `[B]`, in memory of their own."""
+    chosen = batch_indices(len(split), batch_size, step, seed, purpose)
+    return {"image": split.images[chosen], "label": split.labels[chosen], "index": chosen.astype(np.int32)}
 
 
 def test_batches(split: Split, batch_size: int):

@@ -143,6 +143,4 @@ def _check(path: Path, name: str, promised: str) -> None:
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         raise UserError(f"{path} is a web page, not the file {name}: the server or mirror does not have it.")
     if not digest.startswith(promised):
-        raise UserError(
-            f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}."
-        )
+        raise UserError(f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}.")

@@ -22,6 +22,8 @@ class Network:
       taps: the layers that are aligned, by how many of them there are.
       head: path of the classification layer.
       also_new: paths of further layers that are as wide as there are classes, made new with the head.
+      filters: for a tap that is no convolution itself, the convolutions whose outputs, one after the other, are its
+        channels; channels beyond theirs are no filter's, but a pool's.
       left_out: layers that published files hold and this network is defined without.
       mean, std: channel-wise normalisation of images scaled to [0, 1].
       weights: published weights, by name, as URLs.
@@ -33,6 +35,7 @@ class Network:
     taps: Mapping[int, tuple[str, ...]]
     head: str = "fc"
     also_new: tuple[str, ...] = ()
+    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

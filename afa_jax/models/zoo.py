@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax import Array
 
 from afa_jax.errors import UserError, nearest
@@ -16,6 +17,8 @@ from afa_jax.registry import collect
 from afa_jax.types import Outputs, Variables
 
 NETWORKS: dict[str, Network] = collect(networks, "NETWORKS")
+INPUT = ":input"
+"""After a layer's path: what it takes in, in place of what it puts out."""
 
 
 def create(name: str, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
@@ -54,7 +57,8 @@ def forward(
       module: a linen module called as `module(images, train=…)`.
       variables: its `params` and, where it has BatchNorm, `batch_stats`.
       images: normalised, `[B, H, W, 3]`.
-      taps: paths of the layers whose outputs are wanted, parts joined by dots: `layer4.2.conv3`.
+      taps: paths of the layers whose outputs are wanted, parts joined by dots: `layer4.2.conv3`; with `:input` at the
+        end, what the layer takes in: `fc:input` is the embedding.
       train: BatchNorm normalises by the batch and updates its statistics; dropout is active.
       rngs: keys for dropout.
 
@@ -62,17 +66,44 @@ def forward(
       UserError: a tap is no layer of this network (the near ones are named), or a layer that runs more than once.
     """
     wanted = frozenset(taps)
+    taken_in: dict[str, list[Array]] = {}
 
     def is_wanted(layer: nn.Module, method: str) -> bool:
         return method == "__call__" and ".".join(layer.path) in wanted
 
+    def look_in(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        path = ".".join(context.module.path) + INPUT
+        if context.method_name == "__call__" and path in wanted:
+            taken_in.setdefault(path, []).append(args[0])
+        return call(*args, **kwargs)
+
     mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
-    logits, updates = module.apply(
-        variables, images, train=train, rngs=rngs, mutable=mutable, capture_intermediates=is_wanted if taps else False
-    )
+    with nn.intercept_methods(look_in):
+        logits, updates = module.apply(
+            variables,
+            images,
+            train=train,
+            rngs=rngs,
+            mutable=mutable,
+            capture_intermediates=is_wanted if taps else False,
+        )
     captured: Mapping[str, Any] = updates.get("intermediates") or {}
-    features = {tap: _only_call(module, captured, tap, images.shape[1]) for tap in taps}
+    features = {
+        tap: _only_call(module, taken_in.get(tap) or _captured(captured, tap), tap, images.shape[1]) for tap in taps
+    }
     return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
+
+
+def without_channels(module: nn.Module, variables: Variables, images: Array, tap: str, mask: Array) -> Array:
+    """The logits in eval mode, with the channels of the layer `tap` multiplied by `mask`, `[C]`."""
+
+    def multiply(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
+        here = context.method_name == "__call__" and ".".join(context.module.path) == tap
+        return output * mask.astype(output.dtype) if here else output
+
+    with nn.intercept_methods(multiply):
+        return module.apply(variables, images, train=False)
 
 
 def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> dict[str, tuple[int, ...]]:
@@ -94,12 +125,23 @@ def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> 
     }
 
 
-def _only_call(module: nn.Module, captured: Mapping[str, Any], tap: str, size: int) -> Array:
+def kernels(module: nn.Module, image_size: int) -> set[str]:
+    """The paths of all convolutions."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    params = flatten_dict(jax.eval_shape(module.init, jax.random.key(0), images)["params"])
+    return {".".join(path[:-1]) for path, leaf in params.items() if path[-1] == "kernel" and leaf.ndim == 4}
+
+
+def _captured(captured: Mapping[str, Any], tap: str) -> Sequence[Array]:
     node: Any = captured
     for part in (*tap.split("."), "__call__"):
-        if part not in node:
-            raise UserError(f"The network has no layer {tap!r} to tap; {nearest(tap, layer_shapes(module, size))}")
-        node = node[part]
-    if len(node) != 1:
-        raise UserError(f"The layer {tap!r} runs {len(node)} times in one pass, so it cannot be tapped.")
-    return node[0]
+        node = node.get(part, {})
+    return node
+
+
+def _only_call(module: nn.Module, calls: Sequence[Array], tap: str, size: int) -> Array:
+    if not calls:
+        raise UserError(f"The network has no layer {tap!r} to tap; {nearest(tap, layer_shapes(module, size))}")
+    if len(calls) != 1:
+        raise UserError(f"The layer {tap!r} runs {len(calls)} times in one pass, so it cannot be tapped.")
+    return calls[0]

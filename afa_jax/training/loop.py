@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from afa_jax.errors import DivergedError
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal
 from afa_jax.training.step import Metrics, Step, TrainState
-from afa_jax.transfer.methods import Frozen
+from afa_jax.transfer.method import Frozen
 from afa_jax.transfer.recipes import Stage
 
 
@@ -52,7 +53,7 @@ def train_stage(
     *,
     batch_size: int,
     seed: int,
-    first_batch: int,
+    source: Split | None,
     cadence: Cadence,
     journal: Journal,
     checkpoints: Checkpoints,
@@ -65,7 +66,7 @@ def train_stage(
 
     Args:
       seed: of the order of the images.
-      first_batch: the place in that order where the stage begins.
+      source: images of the source task, of which a batch rides along with each step.
       evaluate: gives the test split's metrics.
       pace: is added to.
 
@@ -79,7 +80,11 @@ def train_stage(
     unread: tuple[int, Metrics] | None = None
     started = time.perf_counter()
     for done in range(first + 1, last + 1):
-        state, metrics = step_fn(state, frozen, train_batch(split, batch_size, first_batch + done - 1, seed))
+        place = stage.first_batch + done - 1
+        batch: dict[str, Any] = train_batch(split, batch_size, place, seed)
+        if source is not None:
+            batch["source"] = train_batch(source, batch_size, place, seed, purpose="source order")
+        state, metrics = step_fn(state, frozen, batch)
         log, test, save = (
             cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
         )

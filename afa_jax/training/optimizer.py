@@ -22,12 +22,16 @@ class Sgd:
 
 
 def schedule(stage: Stage) -> optax.Schedule:
-    """The stage's learning rate by step: it drops once (AFA §5.2)."""
+    """The stage's learning rate by step: it drops once (AFA §5.2), or falls steadily through the same point."""
+    if stage.schedule == "exponential":
+        return optax.exponential_decay(stage.learning_rate, max(stage.drop_at, 1), stage.drop)
     return optax.piecewise_constant_schedule(stage.learning_rate, {stage.drop_at: stage.drop})
 
 
 def make_optimizer(stage: Stage, head: str, sgd: Sgd) -> optax.GradientTransformation:
     """SGD as PyTorch writes it: v ← momentum·v + g + weight_decay·w, w ← w − rate·v; no decay on the attention.
+
+    The backbone of a method that trains the head alone stays as it is.
 
     Args:
       head: path of the classification layer in the target's parameters.
@@ -42,7 +46,7 @@ def make_optimizer(stage: Stage, head: str, sgd: Sgd) -> optax.GradientTransform
 
     decay = stage.settings["weight_decay"]
     groups: dict[Hashable, optax.GradientTransformation] = {
-        "backbone": group(1.0, decay),
+        "backbone": optax.set_to_zero() if stage.method.head_only else group(1.0, decay),
         "head": group(sgd.head_rate, decay),
         "attention": group(sgd.attention_rate, 0.0),
     }

@@ -1,5 +1,6 @@
-"""Recipes: which methods a run goes through, and from whom each stage's teacher comes."""
+"""Recipes: which methods a run goes through, where each stage begins, and from whom its teacher comes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,34 +10,73 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from afa_jax import trees
-from afa_jax.transfer.methods import METHODS, Method
+from afa_jax.transfer.method import Method, Need
+from afa_jax.transfer.methods import METHODS
 from afa_jax.types import Variables
 
-Teacher = Literal["source", "previous"]
+Origin = Literal["source", "previous"]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What a recipe says of one of its stages.
+
+    Attributes:
+      method: a name in `METHODS`.
+      share: of the run's steps. The shares of the stages whose result is kept make up 1.
+      start: the target starts from what the stage before trained (`previous`) or from the `source` network's weights
+        and a new head; then only what the stage before let `Method.prepare` measure is kept of it.
+      teacher: what the stage before trained (AFA Algorithm 1, line 7) or the `source` network. The first stage starts
+        from the source network and has it as its teacher in either case.
+      full_rate: the learning rate starts anew, in place of going on from where the stage before left it (AFA §5.2). It
+        does so always where the target does.
+    """
+
+    method: str
+    share: float = 1.0
+    start: Origin = "previous"
+    teacher: Origin = "previous"
+    full_rate: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named sequence of methods, one stage each, in equal shares of the run's steps.
+    """A named sequence of stages; the target starts from the `source` network (Algorithm 1, line 2) or at `random`."""
 
-    Attributes:
-      methods: names in `METHODS`.
-      teacher: of the stages after the first: `previous`, what the stage before trained (AFA Algorithm 1, line 7), or
-        `source`. The first stage's teacher is always the source network.
-      start: the target starts from the `source` network's weights (Algorithm 1, line 2) or at `random`.
-    """
-
-    methods: tuple[str, ...]
-    teacher: Teacher = "previous"
+    legs: tuple[Leg, ...]
     start: Literal["source", "random"] = "source"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(leg.method for leg in self.legs)
+
+
+def _alone(method: Method) -> Recipe:
+    """The method itself, and before it, thrown away, what it needs to measure: a head takes a fifth of a run."""
+    if method.first is None:
+        return Recipe((Leg(method.name),))
+    first = Leg(method.first, 0.2 if METHODS[method.first].head_only else 1.0)
+    return Recipe((first, Leg(method.name, start="source", teacher="source")))
 
 
 RECIPES: dict[str, Recipe] = {
     # What the small labelled set alone gives, as the yardstick of every transfer.
-    "scratch": Recipe(("l2",), start="random"),
-    **{name: Recipe((name,)) for name in METHODS},
+    "scratch": Recipe((Leg("l2"),), start="random"),
+    **{name: _alone(method) for name, method in METHODS.items()},
+    # The new head is warmed up alone, then all learns (Li and Hoiem 2016, §3).
+    "lwf": Recipe((Leg("l2_fe", 0.2), Leg("lwf", 0.8, teacher="source", full_rate=True))),
     # Spatial attention first, then channel attention with the result as the new teacher (AFA Algorithm 1).
-    "afa": Recipe(("ast", "act")),
+    "afa": Recipe((Leg("ast", 0.5), Leg("act", 0.5))),
+    # The ablations of AFA: the other order (Table 8) and no change of teacher (Table 10); both attentions at once
+    # (Table 7) is a method, `afa_one_stage`.
+    "afa_reversed": Recipe((Leg("act", 0.5), Leg("ast", 0.5))),
+    "afa_keep_teacher": Recipe((Leg("ast", 0.5), Leg("act", 0.5, teacher="source"))),
+    # The same attention for all images (Table 9): the mean of what the SAMs of a first AST give, which is thrown away;
+    # then DELTA's channel weights, measured on what the stage before trained, which is the teacher too. The paper says
+    # no more than "following DELTA"; its network at that point is this one.
+    "afa_fixed_attention": Recipe(
+        (Leg("ast", 0.5), Leg("ast_fixed", 0.5, start="source", teacher="source"), Leg("act_fixed", 0.5))
+    ),
 }
 
 
@@ -47,9 +87,13 @@ class Stage:
     Attributes:
       steps: optimizer steps in this stage.
       learning_rate: at its start.
-      drop_at: the step from which the rate is multiplied by `drop`.
+      drop_at: the step at which the rate is `drop` times that, at once or on the way (`schedule`).
       settings: the method's settings (`alpha`, `beta`, `weight_decay`, …) and `convention`.
       taps: paths of the aligned layers.
+      start, teacher: as in `Leg`; both `source` for the first stage.
+      schedule: `step` or `exponential`.
+      first_batch: the place in the run's order of images where the stage begins.
+      kept: its target goes into the run's result.
     """
 
     method: Method
@@ -59,11 +103,18 @@ class Stage:
     drop: float
     settings: Mapping[str, Any]
     taps: tuple[str, ...]
-    teacher: Teacher = "source"
+    start: Origin = "source"
+    teacher: Origin = "source"
+    schedule: str = "step"
+    first_batch: int = 0
+    kept: bool = True
 
     @property
     def name(self) -> str:
         return self.method.name
+
+
+SCHEDULES = ("step", "exponential")
 
 
 def stages(
@@ -76,37 +127,55 @@ def stages(
     settings: Mapping[str, Mapping[str, Any]],
     convention: str,
     taps: Sequence[str],
+    schedule: str = "step",
 ) -> tuple[Stage, ...]:
     """Settles a recipe.
 
-    The steps are shared out evenly, so that recipes of one and of two stages see equally many images. Each stage's
-    rate drops once and the next stage starts from there (AFA §5.2).
+    Recipes of one and of two stages see equally many images, and the same ones, in the stages whose results are kept.
+    Each stage's rate falls and the next stage goes on from there (AFA §5.2).
 
     Args:
-      steps: of the whole run.
+      steps: of the whole run, without stages that are thrown away.
       learning_rate: at the start of the first stage.
       drop_after: the share of a stage after which its rate is multiplied by `drop`.
       settings: of each method, by its name.
+      schedule: `step`, the rate is multiplied by `drop` once; or `exponential`, it falls steadily and passes the same
+        point there. DELTA's 0.93 an epoch (Fig. 3) and its released 0.1^(1/6) are such rates.
     """
-    settled = []
-    count = len(recipe.methods)
-    for i, name in enumerate(recipe.methods):
-        length = steps * (i + 1) // count - steps * i // count
+    settled: list[Stage] = []
+    share, rate = 0.0, learning_rate
+    for i, leg in enumerate(recipe.legs):
+        anew = i == 0 or leg.start == "source"
+        share = 0.0 if anew else share
+        # A hair more than the product, which may be a hair less than the whole number that is meant.
+        begin, end = (math.floor(part * steps + 1e-6) for part in (share, share + leg.share))
+        rate = learning_rate if anew or leg.full_rate else rate
+        method, length = METHODS[leg.method], max(1, end - begin)
         drop_at = round(drop_after * length)
         settled.append(
             Stage(
-                METHODS[name],
+                method,
                 steps=length,
-                learning_rate=learning_rate,
+                learning_rate=rate,
                 drop_at=drop_at,
                 drop=drop,
-                settings=FrozenDict({**settings[name], "convention": convention}),
-                taps=tuple(taps) if METHODS[name].needs else (),
-                teacher=recipe.teacher if i else "source",
+                settings=FrozenDict({**settings[leg.method], "convention": convention}),
+                taps=tuple(taps) if method.has_taps else (),
+                start="source" if anew else "previous",
+                teacher=leg.teacher if i else "source",
+                schedule=schedule,
+                first_batch=begin,
+                kept=all(later.start == "previous" for later in recipe.legs[i + 1 :]),
             )
         )
-        learning_rate *= drop if drop_at < length else 1.0
+        rate *= drop ** (length / max(drop_at, 1)) if schedule == "exponential" else drop if drop_at < length else 1.0
+        share += leg.share
     return tuple(settled)
+
+
+def needs(recipe: Recipe) -> frozenset[Need]:
+    """What the experiment must offer for any of the recipe's stages."""
+    return frozenset(need for name in recipe.methods for need in METHODS[name].needs)
 
 
 def hand_over(trained: Variables, teacher: Variables, heads: Sequence[str]) -> Variables:

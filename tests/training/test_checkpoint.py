@@ -10,7 +10,7 @@ import pytest
 
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.step import init_state
-from afa_jax.transfer.methods import Frozen
+from afa_jax.transfer.method import Frozen
 from tests import tiny
 
 

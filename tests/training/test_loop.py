@@ -11,7 +11,7 @@ from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal
 from afa_jax.training.loop import Cadence, Pace, train_stage
 from afa_jax.training.step import compile_step, init_state
-from afa_jax.transfer.methods import Frozen
+from afa_jax.transfer.method import Frozen
 from tests import tiny
 
 
@@ -33,7 +33,7 @@ def train(workdir, stage, *, step_fn=None, state=None, cadence=None):
             Split(batch["image"], batch["label"]),
             batch_size=8,
             seed=0,
-            first_batch=0,
+            source=None,
             cadence=cadence or Cadence(log=3, evaluation=4, checkpoint=5),
             journal=journal,
             checkpoints=checkpoints,

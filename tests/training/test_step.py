@@ -10,14 +10,30 @@ import pytest
 from afa_jax.models.zoo import forward
 from afa_jax.training.step import compile_step, init_state, make_step
 from afa_jax.transfer.attention import SpatialAttention
-from afa_jax.transfer.methods import Frozen
+from afa_jax.transfer.method import Frozen
+from afa_jax.transfer.methods import METHODS
 from tests import tiny
 
-METHODS = ["l2", "dfa", "ast", "act"]
+LEARN_THEMSELVES = ("ast", "act", "afa_one_stage", "lwf", "soft_ft", "co_tuning")
+FIRST = {"ast_fixed": "ast"}  # whose own parameters are measured
 
 
-def start(task, seed=0):
-    frozen = Frozen(teacher=tiny.variables(tiny.SOURCE_CLASSES, seed=7))
+@pytest.fixture(scope="module")
+def frozen_for(tmp_path_factory):
+    """What is frozen in a stage of a method, measured once."""
+
+    def make(task):
+        attention = {}
+        if task.stage.name in FIRST:
+            first = tiny.task(tiny.stage(FIRST[task.stage.name]))
+            attention = start(first)[0].params["attention"]
+        return tiny.frozen(task, tmp_path_factory.mktemp("constants"), attention=attention)
+
+    return make
+
+
+def start(task, seed=0, frozen=None):
+    frozen = frozen or Frozen(teacher=tiny.variables(tiny.SOURCE_CLASSES, seed=7))
     images = jnp.asarray(tiny.batch()["image"])
     return init_state(task, tiny.variables(seed=seed), frozen, images, jax.random.PRNGKey(seed)), frozen
 
@@ -107,20 +123,61 @@ def test_the_move_is_pytorchs_sgd_with_its_groups():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_learns_and_never_touches_the_teacher(name):
-    task = tiny.task(tiny.stage(name, alpha=1e-3, beta=0.0, weight_decay=0.0, learning_rate=0.05))
-    state, frozen = start(task)
-    before = jax.tree.map(np.array, (frozen, state.params["attention"]))
+def test_every_method_learns_and_never_touches_what_is_frozen(name, frozen_for):
+    rate = 0.5 if name == "l2_fe" else 0.05
+    task = tiny.task(tiny.stage(name, alpha=1e-3, beta=0.0, weight_decay=0.0, learning_rate=rate))
+    state, frozen = start(task, frozen=frozen_for(task))
+    before = jax.tree.map(np.array, (frozen, state.params, state.batch_stats))
     step = compile_step(task)
     losses = []
     for _ in range(30):
         state, metrics = step(state, frozen, tiny.batch())
         losses.append(float(metrics["cross_entropy"]))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < (0.98 if name == "l2_fe" else 0.8) * losses[0]
     assert int(state.step) == 30
     jax.tree.map(np.testing.assert_array_equal, frozen, before[0])
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), state.params["attention"], before[1])
-    assert all(jax.tree.leaves(changed)) and bool(jax.tree.leaves(changed)) == (name in ("ast", "act"))
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), (state.params, state.batch_stats), before[1:])
+    target = changed[0]["target"]
+    assert all(jax.tree.leaves(changed[0]["attention"]))
+    assert bool(changed[0]["attention"]) == (name in LEARN_THEMSELVES)
+    assert all(jax.tree.leaves(target["fc"]))
+    backbone = jax.tree.leaves(({key: value for key, value in target.items() if key != "fc"}, changed[1]))
+    assert not any(backbone) if name == "l2_fe" else all(backbone)
+
+
+@pytest.mark.parametrize(("name", "convention"), [*((name, "released") for name in METHODS), ("act", "normalised")])
+def test_the_gradient_of_every_method_equals_finite_differences(name, convention, frozen_for):
+    """The whole objective along random directions of everything that learns."""
+    settings = {"alpha": 0.01 if METHODS[name].has_taps else 0.3, "weight_decay": 0.0, "convention": convention}
+    task = tiny.task(tiny.stage(name, learning_rate=1.0, **settings), momentum=0.0)
+    state, frozen = start(task, frozen=frozen_for(task))
+    step = jax.jit(make_step(task))
+    batch = tiny.batch()
+    gradient = jax.tree.map(jnp.subtract, state.params, step(state, frozen, batch)[0].params)
+    learns = {**state.params, "target": {"fc": state.params["target"]["fc"]}} if name == "l2_fe" else state.params
+    gradient = jax.tree.map(lambda _, g: g, learns, _branches(gradient, learns))
+    for seed in range(2):
+        keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(learns)))
+        leaves, structure = jax.tree.flatten(learns)
+        direction = jax.tree.unflatten(
+            structure, [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+        )
+        length = optax.tree.norm(direction)
+        direction = jax.tree.map(lambda d, length=length: d / length, direction)
+
+        def loss(t, direction=direction):
+            moved = jax.tree.map(lambda p, d: p + jnp.float32(t) * d, learns, direction)
+            params = {**moved, "target": {**state.params["target"], **moved["target"]}}
+            return float(step(state.replace(params=params), frozen, batch)[1]["loss"])
+
+        numeric = (loss(5e-3) - loss(-5e-3)) / 1e-2
+        analytic = float(optax.tree.vdot(gradient, direction))
+        assert analytic == pytest.approx(numeric, rel=0.02, abs=0.003)
+
+
+def _branches(tree, like):
+    """The parts of `tree` that `like` has."""
+    return {key: _branches(tree[key], like[key]) for key in like} if isinstance(like, dict) else tree
 
 
 def test_alpha_zero_is_plain_cross_entropy_training_step_for_step():
@@ -213,28 +270,3 @@ def test_dropout_is_drawn_anew_at_each_step_and_never_for_the_teacher():
 def test_seeds_share_one_compilation():
     assert compile_step(tiny.task(tiny.stage("ast"))) is compile_step(tiny.task(tiny.stage("ast")))
     assert compile_step(tiny.task(tiny.stage("ast"))) is not compile_step(tiny.task(tiny.stage("act")))
-
-
-def test_gradient_equals_finite_differences():
-    """The whole objective along random directions of target and attention."""
-    task = tiny.task(tiny.stage("act", alpha=0.01, learning_rate=1.0, weight_decay=0.0), momentum=0.0)
-    state, frozen = start(task)
-    step = jax.jit(make_step(task))
-    batch = tiny.batch()
-    gradient = jax.tree.map(jnp.subtract, state.params, step(state, frozen, batch)[0].params)
-    for seed in range(3):
-        keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(state.params)))
-        leaves, structure = jax.tree.flatten(state.params)
-        direction = jax.tree.unflatten(
-            structure, [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-        )
-        length = optax.tree.norm(direction)
-        direction = jax.tree.map(lambda d, length=length: d / length, direction)
-
-        def loss(t, direction=direction):
-            params = jax.tree.map(lambda p, d: p + jnp.float32(t) * d, state.params, direction)
-            return float(step(state.replace(params=params), frozen, batch)[1]["loss"])
-
-        numeric = (loss(5e-3) - loss(-5e-3)) / 1e-2
-        analytic = float(optax.tree.vdot(gradient, direction))
-        assert analytic == pytest.approx(numeric, rel=0.02, abs=0.002)

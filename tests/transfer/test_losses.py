@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from afa_jax.transfer.losses import channel_alignment, direct_alignment, spatial_alignment
+from afa_jax.transfer.losses import (
+    CONVENTIONS,
+    channel_alignment,
+    delta_alignment,
+    direct_alignment,
+    feature_energy,
+    spatial_alignment,
+)
 
 
 @pytest.fixture
@@ -49,6 +56,50 @@ def test_direct_alignment_equals_numpy(arrays):
     np.testing.assert_allclose(direct_alignment(target, teacher), 0.5 * squares, rtol=1e-5)
 
 
+def test_delta_alignment_equals_numpy(arrays):
+    target, teacher, _, channels = arrays
+    weights = channels[0]
+    paper, released = np.zeros(3), np.zeros(3)
+    for i in range(3):
+        for c in range(6):
+            a, b = target[i, :, :, c].astype(np.float64), teacher[i, :, :, c].astype(np.float64)
+            paper[i] += weights[c] * np.sum((np.maximum(a, 0) - np.maximum(b, 0)) ** 2)
+            released[i] += 0.5 * weights[c] * 6 / 20 * np.sum((a - b) ** 2)
+    np.testing.assert_allclose(delta_alignment(target, teacher, weights, "paper"), paper, rtol=1e-5)
+    np.testing.assert_allclose(delta_alignment(target, teacher, weights), released, rtol=1e-5)
+    normalised = delta_alignment(target, teacher, weights, "normalised", 7.0)
+    np.testing.assert_allclose(normalised, 20 * released / 7, rtol=1e-5)
+
+
+def test_the_normalised_losses_have_no_unit(arrays):
+    """Both networks' features a hundred times larger: the same numbers; and under uniform attention all four agree."""
+    target, teacher, positions, channels = arrays
+
+    def losses(scale, positions, channels):
+        energy = feature_energy(scale * teacher).mean()
+        pair, how = (scale * target, scale * teacher), ("normalised", energy)
+        return [
+            spatial_alignment(*pair, positions, *how),
+            channel_alignment(*pair, channels, *how),
+            delta_alignment(*pair, channels[0], *how),
+            direct_alignment(*pair, *how),
+        ]
+
+    for small, large in zip(losses(1, positions, channels), losses(100, positions, channels), strict=True):
+        np.testing.assert_allclose(small, large, rtol=1e-5)
+    uniform = losses(1, np.full((3, 20), 1 / 20), np.full((3, 6), 1 / 6))
+    squares = ((target - teacher) ** 2).sum((1, 2, 3)) / (teacher**2).sum((1, 2, 3)).mean() / 2
+    for loss in uniform:
+        np.testing.assert_allclose(loss, squares, rtol=1e-5)
+
+
+def test_a_silent_layer_costs_nothing_and_the_energy_is_asked_for(arrays):
+    silent = jnp.zeros((1, 2, 2, 3))
+    assert direct_alignment(silent, silent, "normalised", jnp.float32(0))[0] == 0
+    with pytest.raises(ValueError, match="needs the energy"):
+        direct_alignment(silent, silent, "normalised")
+
+
 def test_by_hand():
     # One example, a map of 1×2 positions and 2 channels; D = [[1, 2], [3, 0]] by position and channel.
     target = jnp.array([[[[1.0, 2.0], [3.0, 0.0]]]])
@@ -63,13 +114,15 @@ def test_by_hand():
     assert direct_alignment(target, teacher)[0] == pytest.approx(7.0)
 
 
-@pytest.mark.parametrize("convention", ["released", "paper"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_zero_when_the_target_equals_the_teacher_and_only_then(arrays, convention):
     target, teacher, positions, channels = arrays
+    how = (convention, jnp.float32(3))
     for loss in (
-        lambda t: spatial_alignment(t, teacher, positions, convention),
-        lambda t: channel_alignment(t, teacher, channels, convention),
-        lambda t: direct_alignment(t, teacher, convention),
+        lambda t: spatial_alignment(t, teacher, positions, *how),
+        lambda t: channel_alignment(t, teacher, channels, *how),
+        lambda t: direct_alignment(t, teacher, *how),
+        lambda t: delta_alignment(t, teacher, channels[0], *how),
     ):
         assert (loss(teacher) == 0).all()
         assert (loss(target) > 0).all()
@@ -77,10 +130,15 @@ def test_zero_when_the_target_equals_the_teacher_and_only_then(arrays, conventio
 
 def test_uniform_attention_is_direct_alignment_scaled(arrays):
     target, teacher, _, _ = arrays
-    direct = direct_alignment(target, teacher)
-    # A = 1/HW: (HW)² cancels, so the released spatial loss *is* the direct one; a = 1/C likewise.
-    np.testing.assert_allclose(spatial_alignment(target, teacher, np.full((3, 20), 1 / 20)), direct, rtol=1e-5)
-    np.testing.assert_allclose(channel_alignment(target, teacher, np.full((3, 6), 1 / 6)), direct, rtol=1e-5)
+    direct, flat, even = direct_alignment(target, teacher), np.full((3, 20), 1 / 20), np.full((3, 6), 1 / 6)
+    # A = 1/HW: (HW)² cancels, so the released spatial loss *is* the direct one; a = 1/C likewise; DELTA has 1/HW left.
+    np.testing.assert_allclose(spatial_alignment(target, teacher, flat), direct, rtol=1e-5)
+    np.testing.assert_allclose(channel_alignment(target, teacher, even), direct, rtol=1e-5)
+    np.testing.assert_allclose(delta_alignment(target, teacher, even[0]), direct / 20, rtol=1e-5)
+    # As printed: 1/(HW)² and 1/C of the direct one.
+    direct = direct_alignment(target, teacher, "paper")
+    np.testing.assert_allclose(spatial_alignment(target, teacher, flat, "paper"), direct / 400, rtol=1e-5)
+    np.testing.assert_allclose(channel_alignment(target, teacher, even, "paper"), direct / 6, rtol=1e-5)
 
 
 def test_each_example_counts_for_itself(arrays):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from afa_jax.training.optimizer import schedule
 from afa_jax.transfer.methods import METHODS
-from afa_jax.transfer.recipes import RECIPES, Recipe, hand_over, stages
+from afa_jax.transfer.recipes import RECIPES, Leg, Recipe, hand_over, stages
 from tests import tiny
 
 
@@ -34,10 +35,77 @@ def test_afa_has_the_papers_schedule():
 
 
 def test_single_methods_take_all_steps():
-    for name in METHODS:
-        (stage,) = settle(name)
-        assert stage.taps == (("a", "b") if METHODS[name].needs else ())
-        assert (stage.name, stage.steps, stage.drop_at, stage.teacher) == (name, 9000, 6000, "source")
+    for name, method in METHODS.items():
+        if method.first is None and name != "lwf":
+            (stage,) = settle(name)
+            assert stage.taps == (("a", "b") if method.has_taps else ())
+            assert (stage.name, stage.steps, stage.drop_at, stage.teacher) == (name, 9000, 6000, "source")
+
+
+# (method, steps, rate, first batch, start, teacher, kept) of each stage.
+STAGES = {
+    "delta": [
+        ("l2_fe", 1800, 0.01, 0, "source", "source", False),
+        ("delta", 9000, 0.01, 0, "source", "source", True),
+    ],
+    "l2_sp_att": [
+        ("l2_fe", 1800, 0.01, 0, "source", "source", False),
+        ("l2_sp_att", 9000, 0.01, 0, "source", "source", True),
+    ],
+    "ast_fixed": [
+        ("ast", 9000, 0.01, 0, "source", "source", False),
+        ("ast_fixed", 9000, 0.01, 0, "source", "source", True),
+    ],
+    "lwf": [
+        ("l2_fe", 1800, 0.01, 0, "source", "source", True),
+        ("lwf", 7200, 0.01, 1800, "previous", "source", True),
+    ],
+    "afa": [
+        ("ast", 4500, 0.01, 0, "source", "source", True),
+        ("act", 4500, 0.001, 4500, "previous", "previous", True),
+    ],
+    "afa_reversed": [
+        ("act", 4500, 0.01, 0, "source", "source", True),
+        ("ast", 4500, 0.001, 4500, "previous", "previous", True),
+    ],
+    "afa_keep_teacher": [
+        ("ast", 4500, 0.01, 0, "source", "source", True),
+        ("act", 4500, 0.001, 4500, "previous", "source", True),
+    ],
+    "afa_one_stage": [("afa_one_stage", 9000, 0.01, 0, "source", "source", True)],
+    "afa_fixed_attention": [
+        ("ast", 4500, 0.01, 0, "source", "source", False),
+        ("ast_fixed", 4500, 0.01, 0, "source", "source", True),
+        ("act_fixed", 4500, 0.001, 4500, "previous", "previous", True),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages(name):
+    found = [
+        (s.name, s.steps, pytest.approx(s.learning_rate), s.first_batch, s.start, s.teacher, s.kept)
+        for s in settle(name)
+    ]
+    assert found == STAGES[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("steps", [5, 7, 200, 9000, 12345])
+def test_what_is_kept_of_a_recipe_is_as_long_as_the_run_and_sees_the_same_images(name, steps):
+    kept = [stage for stage in settle(name, steps) if stage.kept]
+    assert sum(stage.steps for stage in kept) == steps
+    assert [stage.first_batch for stage in kept] == [sum(s.steps for s in kept[:i]) for i in range(len(kept))]
+
+
+def test_the_exponential_rate_passes_the_same_point_and_the_next_stage_goes_on_from_its_end():
+    first, second = settle("afa", schedule="exponential")
+    rate = schedule(first)
+    assert [float(rate(k)) for k in (0, 1500, 3000)] == pytest.approx([0.01, 0.01 * 0.1**0.5, 0.001])
+    assert second.learning_rate == pytest.approx(float(rate(4500))) == pytest.approx(0.01 * 0.1**1.5)
+    # DELTA's 0.93 an epoch (Fig. 3): 32 epochs are 6,000 steps on Stanford Dogs.
+    (stage,) = settle("dfa", schedule="exponential")
+    assert float(schedule(stage)(6000 / 32)) == pytest.approx(0.93 * 0.01, rel=1e-3)
 
 
 def test_a_rate_that_never_dropped_is_carried_over():
@@ -59,7 +127,8 @@ def test_recipes_name_methods_that_exist_and_stages_that_differ():
     for recipe in RECIPES.values():
         assert set(recipe.methods) <= set(METHODS)
         assert len(set(recipe.methods)) == len(recipe.methods)
-    assert RECIPES["scratch"] == Recipe(("l2",), start="random")
+    assert RECIPES["scratch"] == Recipe((Leg("l2"),), start="random")
+    assert set(METHODS) <= set(RECIPES)
 
 
 def test_hand_over_copies_params_and_statistics_but_the_head():

@@ -206,10 +206,31 @@ _LAYERS = (
     *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
     *("Mixed_7a", "Mixed_7b", "Mixed_7c"),
 )
+# The last convolutions of each block's branches, in the order in which their outputs are put together; the blocks that
+# halve the resolution end with a pool, which has no filters.
+_ENDS = {
+    **dict.fromkeys(
+        ("Mixed_5b", "Mixed_5c", "Mixed_5d"), ("branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool")
+    ),
+    "Mixed_6a": ("branch3x3", "branch3x3dbl_3"),
+    **dict.fromkeys(
+        ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), ("branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool")
+    ),
+    "Mixed_7a": ("branch3x3_2", "branch7x7x3_4"),
+    **dict.fromkeys(
+        ("Mixed_7b", "Mixed_7c"),
+        ("branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"),
+    ),
+}
+_FILTERS = {
+    layer: tuple(f"{layer}.{end}.conv" for end in _ENDS[layer]) if layer in _ENDS else (f"{layer}.conv",)
+    for layer in _LAYERS
+}
 _COMMON: dict[str, Any] = {
     "image_size": 299,
     "resize": 320,
     "taps": spread_taps(_LAYERS, ["Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"]),
+    "filters": _FILTERS,
     "mean": (0.5, 0.5, 0.5),
     "std": (0.5, 0.5, 0.5),
     "weights": {"imagenet1k_v1": "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"},

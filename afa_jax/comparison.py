@@ -1,0 +1,51 @@
+"""Several recipes and seeds of one experiment, one run after the other, and the table of all."""
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+from afa_jax.config import Experiment, to_json
+from afa_jax.errors import DivergedError, UserError
+from afa_jax.experiment import run
+from afa_jax.files import write_json
+from afa_jax.report import tables
+from afa_jax.training.workdir import CONFIG
+
+COMPARISON = "comparison.json"
+
+
+def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
+    """Every recipe with every seed, each in `root/<recipe>/seed<n>`; ends with the table of all.
+
+    A run that diverges is told and does not stop the others.
+
+    Raises:
+      DivergedError: after the others are done, if a run diverged.
+    """
+    if (root / CONFIG).exists():
+        raise UserError(
+            f"The workdir {root} holds a single run and cannot hold a comparison: choose another with --workdir."
+        )
+    begun = time.perf_counter()
+    seeds = range(experiment.seed, experiment.seed + experiment.seeds)
+    summaries, failures = [], []
+    failed = dict.fromkeys(experiment.recipes, 0)
+    # Seed by seed, so that an early look at an unfinished comparison sees every recipe.
+    for seed, recipe in itertools.product(seeds, experiment.recipes):
+        one = dataclasses.replace(experiment, recipe=recipe, seed=seed, seeds=1)
+        try:
+            summaries.append(run(one, root / recipe / f"seed{seed}"))
+        except DivergedError as error:
+            failed[recipe] += 1
+            failures.append(f"{recipe}, seed {seed}: {error}")
+    table = tables.rows(summaries, failed)
+    print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {len(seeds)} seed(s):\n")
+    print(tables.text(table))
+    print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({time.perf_counter() - begun:.0f} s)")
+    runs = [{key: s[key] for key in s if key not in ("experiment", "stages")} for s in summaries]
+    write_json(root / COMPARISON, {"experiment": to_json(experiment), "failed": failed, "runs": runs})
+    if failures:
+        raise DivergedError(f"{len(failures)} of {len(failures) + len(summaries)} runs diverged: {failures[0]}")
+    return summaries

@@ -1,0 +1,189 @@
+"""What a method measures once before a stage, on the training images, and how it is kept for a run that goes on."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from afa_jax.data.augment import Preprocess
+from afa_jax.data.batches import test_batches, train_batch
+from afa_jax.data.dataset import Split
+from afa_jax.errors import UserError
+from afa_jax.models import zoo
+from afa_jax.training.step import Task
+from afa_jax.transfer.channel_weights import loss_increases
+from afa_jax.transfer.method import Frozen, Survey
+from afa_jax.types import Batch, Outputs, PyTree, Variables
+
+_TOGETHER_BYTES = 512 << 20
+"""How much the feature maps of the channels that are left out at once may take."""
+
+
+def prepare(
+    task: Task,
+    frozen: Frozen,
+    split: Split,
+    *,
+    before: Variables,
+    attention: PyTree,
+    seed: int,
+    file: Path,
+    tell: Callable[[str], None],
+) -> Frozen:
+    """`frozen` with what the stage's method measures; from `file` if it has been measured before, else kept there.
+
+    Args:
+      split: all training images.
+      before: the target as the stage before left it.
+      attention: the own parameters of that stage's method.
+      seed: of the images on which DELTA's weights are measured.
+      tell: is given a sentence before what may take minutes.
+    """
+    method = task.stage.method
+    if file.exists():
+        constants = _read(file)
+    else:
+        survey = Survey(
+            task.stage.settings,
+            task.stage.taps,
+            jnp.asarray(split.labels),
+            teacher=lambda: _watch_teacher(task, frozen, split),
+            attention=attention,
+            loss_increases=lambda: _loss_increases(task, before, split, seed, tell),
+        )
+        constants = jax.tree.map(np.asarray, method.prepare(survey))
+        if constants:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = file.with_name(f"{file.name}.partial")
+            save_file(flatten_dict(constants, sep="/"), partial_file)
+            partial_file.replace(file)
+    return frozen.replace(constants=constants)
+
+
+def _read(file: Path) -> dict[str, PyTree]:
+    try:
+        return unflatten_dict(load_file(file), sep="/")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: remove it, and it is measured again.") from error
+
+
+@lru_cache(maxsize=8)
+def _compile_teacher(
+    module: nn.Module, preprocess: Preprocess, taps: tuple[str, ...]
+) -> Callable[[Variables, Array], Outputs]:
+    return jax.jit(lambda variables, images: zoo.forward(module, variables, preprocess.test(images), taps=taps))
+
+
+def _watch_teacher(task: Task, frozen: Frozen, split: Split, batch_size: int = 64) -> Iterator[Outputs]:
+    """The teacher's outputs for the centre crop of every image, once and in order."""
+    assert frozen.teacher is not None
+    run = _compile_teacher(task.teacher, task.preprocess, task.stage.taps)
+    for batch in test_batches(split, min(batch_size, len(split))):
+        count = int(batch["mask"].sum())  # the last batch is filled up
+        outputs = run(frozen.teacher, batch["image"])
+        yield outputs._replace(
+            logits=outputs.logits[:count], features={tap: f[:count] for tap, f in outputs.features.items()}
+        )
+
+
+def _loss_increases(
+    task: Task, variables: Variables, split: Split, seed: int, tell: Callable[[str], None]
+) -> dict[str, Array]:
+    """DELTA eq. 9 on augmented batches of the training images, or on the centre crop of all; or from a file."""
+    settings, size = task.stage.settings, task.preprocess.size
+    shapes = zoo.layer_shapes(task.target, size)
+    channels = {tap: shapes[tap][-1] for tap in task.stage.taps}
+    if settings["channel_weights"]:
+        return read_increases(Path(settings["channel_weights"]).expanduser(), channels)
+    count = settings["batches"] or math.ceil(len(split) / settings["images"])
+    number = sum(channels.values())
+    tell(f"Leaving out {number:,} channels, one by one, on {count} batches of {settings['images']} images.")
+    # In float32, because the differences are small against the losses.
+    module = task.target.clone(dtype=jnp.float32) if hasattr(task.target, "dtype") else task.target
+    totals, images = {tap: np.zeros(number) for tap, number in channels.items()}, 0.0
+    for batch in _sample(task.preprocess, split, settings["batches"], settings["images"], seed):
+        seen = float(batch["mask"].sum())
+        for tap, number in channels.items():
+            each = 4 * len(batch["label"]) * math.prod(shapes[tap])
+            together = _largest_divisor(number, max(1, _TOGETHER_BYTES // each))
+            totals[tap] += seen * np.asarray(_increases(module, tap, number, together, variables, batch))
+        images += seen
+    return {tap: jnp.asarray(total / images, jnp.float32) for tap, total in totals.items()}
+
+
+def _sample(preprocess: Preprocess, split: Split, batches: int, size: int, seed: int) -> Iterator[Batch]:
+    """Preprocessed batches: augmented ones, in a seeded order of their own, or (0) every image's centre crop once."""
+    if not batches:
+        for batch in test_batches(split, size):
+            images = preprocess.test(jnp.asarray(batch["image"]))
+            yield {"image": images, "label": jnp.asarray(batch["label"]), "mask": jnp.asarray(batch["mask"])}
+    for step in range(batches):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(seed), 1 << 20), step)
+        batch = train_batch(split, size, step, seed, purpose="channel weights")
+        images = jax.jit(preprocess.train)(key, batch["image"])
+        yield {"image": images, "label": jnp.asarray(batch["label"]), "mask": jnp.ones(size)}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _increases(
+    module: nn.Module, tap: str, channels: int, together: int, variables: Variables, batch: Mapping[str, Array]
+) -> Array:
+    def loss(mask: Array) -> Array:
+        logits = zoo.without_channels(module, variables, batch["image"], tap, mask)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return (losses * batch["mask"]).sum() / batch["mask"].sum()
+
+    return loss_increases(loss, channels, together)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
+
+
+def read_increases(file: Path, channels: Mapping[str, int]) -> dict[str, Array]:
+    """DELTA's loss increases from a file.
+
+    Args:
+      file: the authors' JSON, a list of as many lists as there are taps, in their order; or the constants that another
+        run has kept, by tap.
+      channels: how many each tap must have.
+
+    Raises:
+      UserError: there is no such file, or it is not made for these taps.
+    """
+    wanted = "methods.*.channel_weights"
+    if not file.is_file():
+        raise UserError(f"There is no file {file}, which {wanted} names.")
+    if file.suffix == ".safetensors":
+        found: dict[str, Any] = _read(file).get("increases", {})
+    else:
+        try:
+            lists = json.loads(file.read_text(encoding="utf-8"))
+            found = dict(zip(channels, lists, strict=True))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{file} must be a JSON list of {len(channels)} lists of numbers, one a tap ({', '.join(channels)})."
+            ) from error
+    increases = {}
+    for tap, number in channels.items():
+        try:
+            values = np.asarray(found.get(tap, ()), np.float32)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file}: what it has for the tap {tap} are no numbers.") from error
+        if values.shape != (number,) or not np.isfinite(values).all():
+            what = f"{values.size} values" if np.isfinite(values).all() else "values that are not finite"
+            raise UserError(f"{file} has {what} for the tap {tap}, which has {number} channels.")
+        increases[tap] = jnp.asarray(values)
+    return increases

@@ -1,0 +1,47 @@
+"""How the source task's classes relate to the target's, for Co-Tuning (You et al. 2020, §3.2)."""
+
+import warnings
+
+import numpy as np
+from jax import Array
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+
+# scikit-learn's C, the inverse of the regularisation.
+_STRENGTHS = (1e4, 3e3, 1e3, 3e2, 1e2, 3e1, 1e1, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+def category_relationship(probabilities: Array, labels: Array) -> np.ndarray:
+    """p(source class | target class) by the reverse approach, float32 `[target classes, source classes]`.
+
+    A logistic regression learns p(target | source probabilities); its answer to a pure source class is p(target |
+    source), and Bayes' rule with the mean probabilities as the prior turns it around. Its regularisation is the one
+    with the smallest cross-entropy on a fifth of the images, held out class by class (accuracy, which the authors' code
+    takes, ties where images are few), or 1 where a class has fewer than five.
+
+    Args:
+      probabilities: the source network's, `[N, source classes]`, rows summing to 1.
+      labels: of the target task, int `[N]`.
+    """
+    p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
+    classes, counts = np.unique(y, return_counts=True)
+    strength = 1.0
+    if counts.min() >= 5:
+        train, held, own, others = train_test_split(p, y, test_size=0.2, stratify=y, random_state=0)
+        losses = {c: log_loss(others, _fit(train, own, c).predict_proba(held), labels=classes) for c in _STRENGTHS}
+        strength = min(losses, key=lambda c: losses[c])
+    best = _fit(p, y, strength)
+    target_given_source = best.predict_proba(np.eye(p.shape[1]))  # [source, target]
+    joint = target_given_source.T * p.mean(0)  # [target, source]
+    relationship = np.zeros((int(classes.max()) + 1, p.shape[1]), np.float32)
+    relationship[classes] = joint / joint.sum(1, keepdims=True)
+    return relationship
+
+
+def _fit(probabilities: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegression:
+    with warnings.catch_warnings():
+        # The weakest regularisations need more steps than they are worth; their score tells.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=strength, max_iter=200).fit(probabilities, labels)
