@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; `main` prints its one sentence and exits with status 2."""
+    """A mistake that the user can mend; `main` prints its one sentence and exits with status 2.
+
+    What a file holds may be part of the sentence; line ends and escape codes in it are spelt out.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
 
 
 class DivergedError(UserError):

@@ -20,7 +20,7 @@ from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Dataset, Split
 from afa_jax.errors import DivergedError, UserError, nearest
 from afa_jax.evaluation.classification import evaluate
-from afa_jax.files import cache_folder, write_json
+from afa_jax.files import cache_folder, user_path, write_json
 from afa_jax.models import weights, zoo
 from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
@@ -301,7 +301,7 @@ def _check_taps(e: Experiment, planned: tuple[Stage, ...], anatomy: Anatomy, siz
                         f"{nearest(tap, sorted(kernels))}"
                     )
         if file := stage.settings.get("channel_weights"):
-            read_increases(Path(file).expanduser(), {tap: shapes[tap][-1] for tap in stage.taps})
+            read_increases(user_path(file), {tap: shapes[tap][-1] for tap in stage.taps})
 
 
 @lru_cache(maxsize=4)

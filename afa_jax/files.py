@@ -22,14 +22,33 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives another name to write to; it becomes `path` when all is written, and is removed when that fails."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a file that is whole whenever it is there."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a person writes it; `~` of a user who does not exist stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def cache_folder() -> Path:
     """Where downloads and what is trained once are kept: `$AFA_JAX_CACHE`, or `afa_jax` in the user's cache folder."""
     standard = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afa_jax"
-    return Path(os.environ.get("AFA_JAX_CACHE") or standard).expanduser()
+    return user_path(os.environ.get("AFA_JAX_CACHE") or standard)

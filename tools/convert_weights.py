@@ -6,7 +6,9 @@
 
 The input is whatever `source.weights` may be: a published name, a torch or safetensors file, or a saved model. The
 output is a torch `state_dict` (`.pth`), a safetensors file in torchvision's key names, or else a folder with our saved
-model.
+model. Weights that do not fit are refused, with a list of every key that is missing, unexpected or of another shape.
+
+Inception-V3 here takes images normalised by 0.5 and 0.5, which torchvision calls `transform_input=True`.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from flax.traverse_util import flatten_dict
 
 from afa_jax.errors import UserError
 from afa_jax.models import weights
-from afa_jax.models.convert import Converted, torch_key
+from afa_jax.models.convert import Converted, MisfitError, torch_key
 from afa_jax.models.zoo import NETWORKS
 
 
@@ -45,12 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         found = weights.read(options.network, options.source)
-        if options.output.suffix:
+        if options.output.suffix and not options.output.is_dir():
             weights.export(options.output, found.variables, found.counters)
         else:
             weights.save(options.output, options.network, found.variables, counters=found.counters)
     except UserError as error:
         print(f"convert_weights: {error}", file=sys.stderr)
+        for fault, keys in error.faults.items() if isinstance(error, MisfitError) else ():
+            print("\n".join([f"{fault}:", *(f"  {key}" for key in keys)]))
         return 2
     except OSError as error:
         print(f"convert_weights: {options.output} cannot be written: {error.strerror}.", file=sys.stderr)

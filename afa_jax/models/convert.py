@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -26,6 +27,14 @@ from afa_jax.types import Variables
 _WORDS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _COUNTER = ".num_batches_tracked"
 _WRAPPERS = ("state_dict", "model", "net_state_dict")
+
+
+class MisfitError(UserError):
+    """Weights that are not this network's; `faults` lists every key by what is wrong with it."""
+
+    def __init__(self, sentence: str, faults: Mapping[str, list[str]]):
+        super().__init__(sentence)
+        self.faults = faults
 
 
 @dataclass(frozen=True)
@@ -51,23 +60,25 @@ def from_state_dict(network: str, content: Any) -> Converted:
       content: the `state_dict`, or a dictionary that holds it under a customary name; keys may begin with `module.`.
 
     Raises:
-      UserError: something is missing, left over or of another shape; all is counted, the first named, and where the
-        file fits another network of the zoo, that one is named too.
+      UserError: an array is no real number's.
+      MisfitError: something is missing, left over or of another shape; the sentence counts all and names the first, the
+        error lists them; where the file fits another network of the zoo, that one is named too.
     """
     spec, state = NETWORKS[network], unwrap(content)
-    counters = {key.removesuffix(_COUNTER): int(value) for key, value in state.items() if key.endswith(_COUNTER)}
-    arrays = {key: np.asarray(value) for key, value in state.items() if not key.endswith(_COUNTER)}
+    layers = {key.removesuffix(".running_var") for key in state if key.endswith(".running_var")}
+    counters = {layer: _count(layer, state.pop(layer + _COUNTER)) for layer in layers if layer + _COUNTER in state}
+    arrays = {key: np.asarray(value) for key, value in state.items()}
     dropped = tuple(key for key in arrays if key.startswith(tuple(f"{part}." for part in spec.left_out)))
     arrays = {key: value for key, value in arrays.items() if key not in dropped}
     head = arrays.get(f"{spec.head}.weight")
-    num_classes = len(head) if head is not None and head.ndim == 2 else 1
+    num_classes = max(1, len(head)) if head is not None and head.ndim == 2 else 1
     expected = torch_shapes(network, num_classes)
-    told = differences({key: shape for key, (shape, _) in expected.items()}, shapes(arrays))
-    if told:
+    faults = differences({key: shape for key, (shape, _) in expected.items()}, shapes(arrays))
+    if faults:
         similar = _looks_like(arrays, but=network)
         hint = f"; it looks like {similar}" if similar else ""
-        raise UserError(f"The weights do not fit the network {network}: {told}{hint}.")
-    flat = {path: _to_flax(arrays[key]) for key, (_, path) in expected.items()}
+        raise MisfitError(f"The weights do not fit the network {network}: {told(faults)}{hint}.", faults)
+    flat = {path: _to_flax(_real(key, arrays[key])) for key, (_, path) in expected.items()}
     return Converted(unflatten_dict(flat), num_classes, counters, dropped)
 
 
@@ -103,10 +114,8 @@ def unwrap(content: Any) -> dict[str, np.ndarray]:
       UserError: there is none.
     """
     for _ in range(4):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content, Mapping) and key in content), None)
-        if not isinstance(inner, Mapping):
-            break
-        content = inner
+        inner = [content.get(key) for key in _WRAPPERS] if isinstance(content, Mapping) else []
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
     if not (
         isinstance(content, Mapping)
         and content
@@ -118,8 +127,8 @@ def unwrap(content: Any) -> dict[str, np.ndarray]:
     return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
 
 
-def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
-    """What is missing, left over or of another shape, in words; empty if nothing is."""
+def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """What is missing, unexpected or of another shape, by that word; empty if nothing is."""
     faults = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(found.keys() - expected.keys()),
@@ -129,8 +138,12 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
             if tuple(expected[key]) != tuple(found[key])
         ],
     }
-    told = [f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in faults.items() if keys]
-    return "; ".join(told)
+    return {fault: keys for fault, keys in faults.items() if keys}
+
+
+def told(faults: Mapping[str, list[str]]) -> str:
+    """The faults in words, the first of each named."""
+    return "; ".join(f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in faults.items())
 
 
 def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -139,10 +152,10 @@ def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _looks_like(arrays: Mapping[str, np.ndarray], but: str) -> str | None:
     for name, spec in NETWORKS.items():
-        head = arrays.get(f"{spec.head}.weight")
-        if name != but and head is not None and head.ndim == 2:
-            expected = {key: shape for key, (shape, _) in torch_shapes(name, len(head)).items()}
-            if expected == shapes(arrays):
+        heads = tuple(f"{head}." for head in spec.heads)
+        if name != but:
+            expected = {key: shape for key, (shape, _) in torch_shapes(name, 1).items() if not key.startswith(heads)}
+            if expected == {key: shape for key, shape in shapes(arrays).items() if not key.startswith(heads)}:
                 return name
     return None
 
@@ -150,6 +163,19 @@ def _looks_like(arrays: Mapping[str, np.ndarray], but: str) -> str | None:
 def _some(keys: Iterable[str], count: int = 3) -> str:
     keys = list(keys)
     return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
+
+
+def _count(layer: str, value: Any) -> int:
+    value = np.asarray(value)
+    if value.shape not in ((), (1,)) or value.dtype.kind not in "iu":
+        raise UserError(f"{layer}{_COUNTER} is no whole number.")
+    return int(value.reshape(()))
+
+
+def _real(key: str, value: np.ndarray) -> np.ndarray:
+    if value.dtype.kind != "f" and value.dtype != ml_dtypes.bfloat16:
+        raise UserError(f"{key} has numbers of type {value.dtype}, where real ones belong.")
+    return value
 
 
 def _to_flax(array: np.ndarray) -> np.ndarray:

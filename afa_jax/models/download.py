@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from afa_jax.errors import UserError
-from afa_jax.files import cache_folder, locked
+from afa_jax.files import cache_folder, locked, user_path
 
 MIRROR = "AFA_JAX_MIRROR"
 _ATTEMPTS, _TIMEOUT, _CHUNK = 3, 60, 1 << 20
@@ -28,7 +28,7 @@ def fetch(url: str) -> Path:
     """The file of `url`, from the cache or over the network.
 
     `$AFA_JAX_MIRROR` names another place for files of the same names: a folder, or the beginning of a URL. A file
-    placed in the cache by hand is taken as it is.
+    placed in the cache by hand is taken after the same check.
 
     Args:
       url: the file is checked against the digest in `…#sha256=<digest>` or else against the one in the file's name,
@@ -42,19 +42,20 @@ def fetch(url: str) -> Path:
     name = url.rsplit("/", 1)[-1]
     in_name = re.search(r"-([0-9a-f]{8,64})\.", name)
     digest = digest or (in_name[1] if in_name else "")
-    mirror = os.environ.get(MIRROR, "").rstrip("/")
-    if mirror and "://" not in mirror:
-        placed = Path(mirror).expanduser() / name
-        if not placed.is_file():
-            raise UserError(f"The mirror {mirror} ({MIRROR}) has no file {name}.")
-        _check(placed, name, digest)
-        return placed
     folder = cache_folder() / "weights"
     path = folder / name
+    mirror = os.environ.get(MIRROR, "")
     try:
         with locked(folder / f".{name}.lock", wait=True):
-            if not path.is_file():
-                _fetch_into(f"{mirror}/{name}" if mirror else url, path, digest)
+            if path.is_file():
+                _check(path, name, digest)
+            elif mirror and "://" not in mirror:
+                path = user_path(mirror) / name
+                if not path.is_file():
+                    raise UserError(f"The mirror {mirror} ({MIRROR}) has no file {name}.")
+                _check(path, name, digest)
+            else:
+                _fetch_into(f"{mirror.rstrip('/')}/{name}" if mirror else url, path, digest)
             return path
     except OSError as error:
         raise UserError(
@@ -68,7 +69,7 @@ def _fetch_into(url: str, path: Path, digest: str) -> None:
     try:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                _receive(url, partial)
+                _receive(url, partial, checked=bool(digest))
                 break
             except _BrokenOffError as error:
                 if attempt == _ATTEMPTS:
@@ -78,12 +79,14 @@ def _fetch_into(url: str, path: Path, digest: str) -> None:
     except urllib.error.URLError as error:
         raise UserError(f"{url} cannot be fetched ({error.reason}); {where}.") from error
     except OSError as error:
-        partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            partial.unlink(missing_ok=True)
             raise UserError(
                 f"The disk is full: make room in {path.parent} or move the cache with AFA_JAX_CACHE."
             ) from error
         raise UserError(f"{url} cannot be fetched ({error.strerror or error}); {where}.") from error
+    except (HTTPException, ValueError) as error:  # no address, or no server of this kind
+        raise UserError(f"{url} cannot be fetched ({type(error).__name__}: {error}); {where}.") from error
     try:
         _check(partial, path.name, digest)
     except UserError:
@@ -94,7 +97,7 @@ def _fetch_into(url: str, path: Path, digest: str) -> None:
     os.replace(partial, path)
 
 
-def _receive(url: str, partial: Path) -> None:
+def _receive(url: str, partial: Path, *, checked: bool) -> None:
     """Appends to `partial` what is missing of the file; a server that cannot go on midway starts anew."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(
@@ -105,11 +108,17 @@ def _receive(url: str, partial: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is missing, or the file has changed; the check will tell
             return
+        if error.code >= 500:
+            raise _BrokenOffError(f"at {have:,} bytes, the server answers {error.code} {error.reason}") from error
         raise
+    except (ConnectionError, TimeoutError) as error:
+        raise _BrokenOffError(f"at {have:,} bytes") from error
     with response:
         resumed = response.status == 206
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
+        if length is None and not checked:
+            raise ValueError("the server does not say how long the file is, and it has no checksum")
         total = have + int(length) if length else None
         with partial.open("ab" if resumed else "wb") as file, _bar() as bar:
             task = bar.add_task(partial.name.removesuffix(".part"), total=total, completed=have)
@@ -141,6 +150,8 @@ def _check(path: Path, name: str, promised: str) -> None:
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{path} is a web page, not the file {name}: the server or mirror does not have it.")
+        raise UserError(f"{path} is a web page, not the file {name}: the server or mirror does not have it; remove it.")
     if not digest.startswith(promised):
-        raise UserError(f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}.")
+        raise UserError(
+            f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}; remove it."
+        )

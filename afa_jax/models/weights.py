@@ -1,7 +1,6 @@
 """A network's weights: where they are, how they are read, and that every one of them is accounted for."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,25 @@ from safetensors.numpy import save_file
 
 from afa_jax import trees
 from afa_jax.errors import UserError, nearest
+from afa_jax.files import user_path, whole
 from afa_jax.initializers import torch_linear
 from afa_jax.models import torch_file
-from afa_jax.models.convert import Converted, differences, from_state_dict, shapes, to_state_dict
+from afa_jax.models.convert import (
+    Converted,
+    MisfitError,
+    differences,
+    from_state_dict,
+    shapes,
+    to_state_dict,
+    told,
+)
 from afa_jax.models.download import fetch
-from afa_jax.models.zoo import NETWORKS, create, initialise
+from afa_jax.models.zoo import NETWORKS, create, initialise, known
 from afa_jax.types import Variables
 
 FILE = "model.safetensors"
+_ABOUT = "afa_jax"
+"""Under this key of a safetensors file's metadata stands what `save` was told."""
 
 
 def load(network: str, source: str | Path, num_classes: int | None = None, *, seed: int = 0) -> Variables:
@@ -47,6 +57,7 @@ def load(network: str, source: str | Path, num_classes: int | None = None, *, se
 
 def read(network: str, source: str | Path) -> Converted:
     """As `load`, with what stands beside the variables; the arrays are NumPy's."""
+    known(network)
     path = _locate(network, source)
     if path.suffix != ".safetensors":
         content = torch_file.read(path)
@@ -56,6 +67,8 @@ def read(network: str, source: str | Path) -> Converted:
             return _own(network, path, content, about)
     try:
         return from_state_dict(network, content)
+    except MisfitError as error:
+        raise MisfitError(f"{path}: {error}", error.faults) from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -69,7 +82,7 @@ def save(folder: Path, network: str, variables: Variables, **about: Any) -> None
     """
     arrays = {key: np.asarray(value) for key, value in flatten_dict(dict(variables), sep="/").items()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write_safetensors(folder / FILE, arrays, {"about": json.dumps({"network": network, **about})})
+    _write_safetensors(folder / FILE, arrays, {_ABOUT: json.dumps({"network": network, **about})})
 
 
 def describe(source: str | Path) -> dict[str, Any]:
@@ -79,7 +92,10 @@ def describe(source: str | Path) -> dict[str, Any]:
 
 
 def export(path: Path, variables: Variables, counters: Mapping[str, int] | None = None) -> None:
-    """Writes the weights in torchvision's key names: as safetensors by that suffix, else as a torch file."""
+    """Writes the weights in torchvision's key names, in float32: as safetensors by that suffix, else as a torch file.
+
+    BatchNorm's counters are 0 where none are known.
+    """
     state = to_state_dict(variables, counters)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
@@ -102,10 +118,13 @@ def _locate(network: str, source: str | Path) -> Path:
     published = NETWORKS[network].weights
     if str(source) in published:
         return fetch(published[str(source)])
-    path = Path(source).expanduser()
-    path = path / FILE if path.is_dir() else path
-    if path.is_file():
-        return path
+    path = user_path(source)
+    try:
+        path = path / FILE if path.is_dir() else path
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name that no file can have
+        pass
     hint = f" or a published name: {nearest(str(source), published)}" if published else "."
     raise UserError(f"There are no weights {source} for {network}: source.weights names a file{hint}")
 
@@ -119,21 +138,26 @@ def _own(network: str, path: Path, flat: Mapping[str, np.ndarray], about: Mappin
     expected = jax.eval_shape(
         lambda key: initialise(create(network, num_classes), key, spec.image_size), jax.random.key(0)
     )
-    told = differences(shapes(flatten_dict(expected, sep="/")), shapes(flat))
-    if told:
-        raise UserError(f"{path} does not fit the network {network}: {told}.")
+    faults = differences(shapes(flatten_dict(expected, sep="/")), shapes(flat))
+    if faults:
+        raise MisfitError(f"{path} does not fit the network {network}: {told(faults)}.", faults)
     arrays = {key: value.astype(np.float32) for key, value in flat.items()}
-    return Converted(unflatten_dict(arrays, sep="/"), num_classes, dict(about.get("counters", {})), ())
+    counters = about.get("counters", {})
+    if not isinstance(counters, dict) or not all(type(count) is int for count in counters.values()):
+        raise UserError(f"{path} is no saved model: what it says of itself is damaged.")
+    return Converted(unflatten_dict(arrays, sep="/"), num_classes, counters, ())
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """(the arrays, what `save` wrote beside them; None for a file of others)."""
     try:
         with safe_open(path, "numpy") as file:
-            about = (file.metadata() or {}).get("about")
+            about = (file.metadata() or {}).get(_ABOUT)
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no whole safetensors file ({error}).") from error
+    except (AttributeError, TypeError) as error:  # its reader's answer to types that NumPy does not have
+        raise UserError(f"{path} has numbers of a type that cannot be read ({error}).") from error
     try:
         read = None if about is None else dict(json.loads(about))
     except (ValueError, TypeError) as error:
@@ -142,6 +166,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(arrays, partial, metadata)
-    os.replace(partial, path)
+    try:
+        with whole(path) as partial:
+            save_file(arrays, partial, metadata)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be written ({error}).") from error

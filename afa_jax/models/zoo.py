@@ -27,9 +27,18 @@ def create(name: str, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
     Raises:
       UserError: no network has that name.
     """
+    return known(name).build(num_classes, dtype)
+
+
+def known(name: str) -> Network:
+    """The entry of the network `name`.
+
+    Raises:
+      UserError: no network has that name.
+    """
     if name not in NETWORKS:
         raise UserError(f"There is no network {name!r}; {nearest(name, NETWORKS)}")
-    return NETWORKS[name].build(num_classes, dtype)
+    return NETWORKS[name]
 
 
 def initialise(module: nn.Module, key: Array, image_size: int) -> Variables:

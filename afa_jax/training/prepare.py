@@ -21,6 +21,7 @@ from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches, train_batch
 from afa_jax.data.dataset import Split
 from afa_jax.errors import UserError
+from afa_jax.files import user_path, whole
 from afa_jax.models import zoo
 from afa_jax.training.step import Task
 from afa_jax.transfer.channel_weights import loss_increases
@@ -66,9 +67,8 @@ def prepare(
         constants = jax.tree.map(np.asarray, method.prepare(survey))
         if constants:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial_file = file.with_name(f"{file.name}.partial")
-            save_file(flatten_dict(constants, sep="/"), partial_file)
-            partial_file.replace(file)
+            with whole(file) as partial_file:
+                save_file(flatten_dict(constants, sep="/"), partial_file)
     return frozen.replace(constants=constants)
 
 
@@ -106,7 +106,7 @@ def _loss_increases(
     shapes = zoo.layer_shapes(task.target, size)
     channels = {tap: shapes[tap][-1] for tap in task.stage.taps}
     if settings["channel_weights"]:
-        return read_increases(Path(settings["channel_weights"]).expanduser(), channels)
+        return read_increases(user_path(settings["channel_weights"]), channels)
     count = settings["batches"] or math.ceil(len(split) / settings["images"])
     number = sum(channels.values())
     tell(f"Leaving out {number:,} channels, one by one, on {count} batches of {settings['images']} images.")

@@ -1,5 +1,7 @@
 """A `state_dict` in every dress in which it comes, and every way in which it does not fit."""
 
+import re
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -129,6 +131,43 @@ def test_the_network_that_a_file_looks_like_is_named():
         "resnet18", {f"module.{k}": v for k, v in cases.state("resnet34").items()}
     )
     assert "looks like" not in refused("resnet18", {"fc.weight": np.zeros((3, 4)), "odd": np.zeros(2)})
+
+
+def test_the_network_is_named_though_the_head_is_gone():
+    body = {key: value for key, value in cases.state("resnet34").items() if not key.startswith("fc.")}
+    assert "it looks like resnet34" in refused("resnet18", body)
+
+
+def test_every_fault_is_listed_beside_the_sentence(state):
+    with pytest.raises(convert.MisfitError) as error:
+        convert.from_state_dict(NAME, {key: v for key, v in state.items() if not key.startswith("layer1.")})
+    missing = [key for key in state if key.startswith("layer1.")]
+    assert error.value.faults == {"missing": sorted(missing)} and f"{len(missing)} missing" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"bn1.num_batches_tracked": np.zeros(3, np.int64)}, "bn1.num_batches_tracked is no whole number"),
+        ({"bn1.num_batches_tracked": np.array(np.nan)}, "bn1.num_batches_tracked is no whole number"),
+        ({"no.such.num_batches_tracked": np.array(1)}, r"1 unexpected \(no.such.num_batches_tracked\)"),
+        ({"bn1.weight": np.zeros(16, np.complex64)}, "bn1.weight has numbers of type complex64"),
+        ({"bn1.weight": np.zeros(16, np.int64)}, "bn1.weight has numbers of type int64"),
+        ({"fc.weight": np.zeros((0, 128)), "fc.bias": np.zeros(0)}, "2 of another shape"),
+    ],
+)
+def test_odd_arrays_are_told(state, changes, sentence):
+    assert re.search(sentence, refused(NAME, state | changes))
+
+
+def test_a_name_under_which_there_is_no_dictionary_is_passed_over(state, expected):
+    equal(convert.from_state_dict(NAME, {"model": "resnet", "net_state_dict": state}).variables, expected)
+
+
+def test_what_others_write_beside_their_arrays_does_not_matter(tmp_path, state, expected):
+    for metadata in ({"about": "my nice model"}, {"about": '{"author": "x"}'}, {"format": "pt"}):
+        save_file(state, tmp_path / "net.safetensors", metadata)
+        equal(weights.load(NAME, tmp_path / "net.safetensors"), expected)
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {"state_dict": {}}, {"state_dict": 3}, {1: np.zeros(2)}])

@@ -21,19 +21,24 @@ def server(tmp_path, monkeypatch):
     """The server's settings: what it sends, and after how many bytes it breaks off, request by request."""
     monkeypatch.setenv("AFA_JAX_CACHE", str(tmp_path))
     monkeypatch.delenv("AFA_JAX_MIRROR", raising=False)
-    behaviour = {"content": CONTENT, "breaks": [], "status": None, "asked": []}
+    behaviour = {"content": CONTENT, "breaks": [], "status": None, "statuses": [], "length": True, "asked": []}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             wanted = self.headers.get("Range")
             behaviour["asked"].append(wanted)
-            if behaviour["status"]:
-                self.send_error(behaviour["status"])
+            status = behaviour["statuses"].pop(0) if behaviour["statuses"] else behaviour["status"]
+            if status == "close":
+                self.close_connection = True
+                return
+            if status:
+                self.send_error(status)
                 return
             start = int(wanted.split("=")[1].rstrip("-")) if wanted else 0
             body = behaviour["content"][start:]
             self.send_response(206 if wanted else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if behaviour["length"]:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: behaviour["breaks"].pop(0)] if behaviour["breaks"] else body)
 
@@ -111,6 +116,42 @@ def test_that_nothing_was_checked_is_said_once(server, capsys):
     assert capsys.readouterr().err == "net.pth.tar: its publisher gives no checksum, so it was not checked.\n"
 
 
+def test_a_connection_that_is_closed_before_an_answer_is_tried_again_and_loses_nothing(server, tmp_path):
+    server["breaks"], server["statuses"] = [1000], [None, "close", 503]
+    with pytest.raises(UserError, match=r"broke off at 1,000 bytes, the server answers 503 .* goes on from there"):
+        fetch(server["url"])
+    assert left(tmp_path) == [f"{NAME}.part"]
+    assert fetch(server["url"]).read_bytes() == CONTENT
+    assert server["asked"] == [None, "bytes=1000-", "bytes=1000-", "bytes=1000-"]
+
+
+def test_a_file_of_unknown_length_is_taken_only_with_a_checksum(server, tmp_path):
+    server["length"] = False
+    assert fetch(server["url"]).read_bytes() == CONTENT
+    with pytest.raises(UserError, match="does not say how long the file is, and it has no checksum"):
+        fetch(server["url"].replace(NAME, "net.pth.tar"))
+    assert left(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:abc/net.pth", "http://a b/net.pth", "http://127.0.0.1:1/n\u00e9t.pth", "net"]
+)
+def test_what_is_no_address_is_told(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("AFA_JAX_CACHE", str(tmp_path))
+    monkeypatch.delenv("AFA_JAX_MIRROR", raising=False)
+    with pytest.raises(UserError, match="cannot be fetched"):
+        fetch(url)
+
+
+def test_what_is_in_the_cache_is_checked_and_needs_no_mirror(server, tmp_path, monkeypatch):
+    path = fetch(server["url"])
+    monkeypatch.setenv("AFA_JAX_MIRROR", str(tmp_path / "empty"))
+    assert fetch(server["url"]) == path
+    path.write_bytes(CONTENT[:500])
+    with pytest.raises(UserError, match=r"is not the published file .*; remove it"):
+        fetch(server["url"])
+
+
 def test_a_full_disk_leaves_nothing_behind(server, tmp_path, monkeypatch):
     """The server's first bytes fit, the others do not."""
     room, whole = [3000], Path.open
@@ -158,6 +199,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 def test_mirrors(server, tmp_path, monkeypatch):
     monkeypatch.setenv("AFA_JAX_MIRROR", server["url"].rsplit("/", 1)[0])
     assert fetch(f"http://127.0.0.1:1/{NAME}").read_bytes() == CONTENT
+    monkeypatch.setenv("AFA_JAX_CACHE", str(tmp_path / "other"))
     folder = tmp_path / "mirror"
     folder.mkdir()
     monkeypatch.setenv("AFA_JAX_MIRROR", str(folder))

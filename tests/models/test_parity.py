@@ -59,11 +59,17 @@ def trained(name):
         for key, value in convert.to_state_dict({"params": params}).items():
             if not key.startswith("AuxLogits."):  # it has no gradient, because its logits have no weight
                 results[f"{kind} {key}"] = value
+    return results | unbiased(name, outputs.batch_stats)
+
+
+def unbiased(name, batch_stats):
+    """The new running statistics under torch's names, the variance taken with n - 1 as torch does; Flax takes n."""
+    images, _ = cases.inputs(name)
     shapes = zoo.layer_shapes(zoo.create(name, cases.CLASSES), images.shape[1], train=True)
-    for key, value in convert.to_state_dict({"batch_stats": outputs.batch_stats}).items():
+    results = {}
+    for key, value in convert.to_state_dict({"batch_stats": batch_stats}).items():
         layer, _, word = key.rpartition(".")
         if word == "running_var":
-            # torch takes the running variance with n - 1, Flax with n.
             count, old = len(images) * np.prod(shapes[layer][1:3]), 0.9 * cases.state(name)[key]
             value = old + (value - old) * count / (count - 1)
         if word.startswith("running"):
@@ -87,8 +93,31 @@ def test_equals_what_is_stored_of_torchvision(name):
     samples, rows = expected["samples"], cases.condense(found)["samples"]
     assert rows.shape == samples.shape == (len(names), 7)
     floor = [1e-9 if key.startswith("gradient") else 0 for key in names]
-    wrong = abs(rows - samples).max(1) > 1e-4 * samples[:, 0] + np.array(floor)
-    assert not wrong.any(), [key for key, bad in zip(names, wrong, strict=True) if bad]
+    right = abs(rows - samples).max(1) <= 1e-4 * samples[:, 0] + np.array(floor)  # which no NaN is
+    assert right.all(), [key for key, good in zip(names, right, strict=True) if not good]
+
+
+@pytest.mark.parametrize("name", cases.SIZES)
+def test_the_pass_in_train_mode_is_as_close_in_float32(name):
+    """Logits and new running statistics; of the gradients `trained` says why not.
+
+    ResNet-101's hundred BatchNorms over 16 positions each are not good for more: torch's own pass in float32 is 3e-4
+    from its own in float64.
+    """
+    tolerance = 5e-4 if name == "resnet101" else 1e-4
+    images, _ = cases.inputs(name)
+    module, variables = build(name, jnp.float32)
+    outputs = jax.jit(lambda v, x: zoo.forward(module, v, x, train=True))(variables, images)
+    exact = trained(name)
+    found = {"train logits": outputs.logits} | unbiased(name, outputs.batch_stats)
+    with np.load(cases.FOLDER / f"{name}.npz") as stored:
+        logits, samples = stored["train logits"], stored["samples"]
+    np.testing.assert_allclose(found["train logits"], logits, rtol=0, atol=tolerance * abs(logits).max())
+    rows = dict(zip(sorted(key for key in ours(name) if "logits" not in key), samples, strict=True))
+    for key, value in found.items():
+        if key != "train logits":
+            np.testing.assert_allclose(cases.sample(key, value), rows[key], rtol=0, atol=tolerance * rows[key][0])
+            np.testing.assert_allclose(value, exact[key], rtol=0, atol=tolerance * abs(exact[key]).max())
 
 
 @pytest.mark.skipif(not TORCH, reason="torch and torchvision are not installed")
@@ -96,6 +125,8 @@ def test_equals_what_is_stored_of_torchvision(name):
 def test_equals_torchvision_live(name):
     from tests.models import torchvision_side
 
+    state = torchvision_side.build(name).state_dict()
+    assert {k: tuple(v.shape) for k, v in state.items() if "num_batches" not in k} == convert.shapes(cases.state(name))
     expected = torchvision_side.evaluated(name, zoo.NETWORKS[name].taps[4]) | torchvision_side.trained(name)
     found = ours(name)
     assert expected.keys() == found.keys()
@@ -105,14 +136,12 @@ def test_equals_torchvision_live(name):
         np.testing.assert_allclose(found[key], value, rtol=0, atol=tolerance, err_msg=f"{name}: {key}")
 
 
-@pytest.mark.skipif(not TORCH, reason="torch and torchvision are not installed")
 @pytest.mark.parametrize("name", cases.SIZES)
 def test_round_trip_is_the_identity_bit_for_bit(name):
-    from tests.models import torchvision_side
-
-    state = {key: value.numpy() for key, value in torchvision_side.build(name).state_dict().items()}
-    for number, key in enumerate(k for k in state if k.endswith("num_batches_tracked")):
-        state[key] = np.array(number, np.int64)
+    """The keys are torchvision's own, as the live tests hold; each counter has a number of its own."""
+    layers = [key.removesuffix(".running_var") for key in cases.state(name) if key.endswith(".running_var")]
+    counters = {f"{layer}.num_batches_tracked": np.array(n, np.int64) for n, layer in enumerate(layers)}
+    state = cases.state(name) | counters
     found = convert.from_state_dict(name, state)
     back = convert.to_state_dict(found.variables, found.counters)
     assert back.keys() == state.keys()

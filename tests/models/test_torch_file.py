@@ -3,6 +3,9 @@
 import importlib.util
 import os
 import pickle
+import struct
+import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 
 from afa_jax.errors import UserError
 from afa_jax.models import torch_file
-from tests.models.legacy_files import write_stream, write_tar
+from tests.models.legacy_files import Call, Global, Reference, pickled, write_stream, write_tar
 
 TORCH = importlib.util.find_spec("torch")
 STATE = {
@@ -108,8 +111,9 @@ def test_the_tar_of_2016(tmp_path):
 
 def test_a_variable_in_its_oldest_form():
     variable = torch_file._Variable()
-    variable.__setstate__((np.ones(2), None, {}, True, False))
-    np.testing.assert_array_equal(torch_file._finish({"a": variable})["a"], [1, 1])
+    tensor = torch_file._Tensor(torch_file._Storage(np.dtype("f4"), np.ones(2, np.float32)), 0, (2,), (1,))
+    variable.build((tensor, None, {}, True, False))
+    np.testing.assert_array_equal(torch_file._finish({"a": variable}, {})["a"], [1, 1])
 
 
 @pytest.mark.parametrize("write", [write_tar, lambda path, state: write_stream(path, state, python2=True)])
@@ -122,15 +126,134 @@ def test_a_cut_legacy_file_is_refused(tmp_path, write, keep):
         torch_file.read(path)
 
 
+def zipped(path, content, members=(), compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("a/data.pkl", content if isinstance(content, bytes) else pickled(content))
+        for name, data in dict(members).items():
+            archive.writestr(f"a/data/{name}", data)
+
+
+def tensor(offset, size, stride):
+    """One on a storage of eight floats, in whatever shape."""
+    storage = Reference(("storage", Global("torch", "FloatStorage"), "0", "cpu", 8))
+    return Call("torch._utils", "_rebuild_tensor_v2", (storage, offset, size, stride, False, {}))
+
+
+EIGHT = {"0": np.arange(8, dtype=np.float32).tobytes()}
+BYTE, LONG = (lambda n, kind=kind: Call("torch", kind, (n,)) for kind in ("CharStorage", "LongStorage"))
+
+
 @pytest.mark.parametrize(
-    ("storage", "match"),
-    [((0, (9,), (1,)), "beyond its numbers"), ((-1, (2,), (1,)), "beyond"), ((0, (2, 2), (-1, 1)), "beyond")],
+    "shape",
+    [
+        (0, (9,), (1,)),
+        (-1, (2,), (1,)),
+        (0, (2, 2), (-1, 1)),
+        (7, (2,), (1,)),
+        (0, (500_000_000,), (0,)),  # a small file that would fill the memory
+        (0, (0, 2**60), (1, 1)),
+        (0, (2,), (1, 1)),
+        (0, (True,), (1,)),
+        (0, (BYTE(127),), (BYTE(127),)),  # sizes whose products would wrap around
+        (0, (LONG(4),), (LONG((2**64 + 2) // 3),)),
+    ],
 )
-def test_a_tensor_never_reads_outside_of_its_numbers(storage, match):
-    offset, size, stride = storage
-    tensor = torch_file._Tensor(torch_file._Storage(np.float32, np.zeros(8, np.float32)), offset, size, stride)
-    with pytest.raises(ValueError, match=match):
-        tensor.array()
+def test_a_tensor_never_reads_outside_of_its_numbers(tmp_path, shape):
+    zipped(tmp_path / "net.pth", {"x": tensor(*shape)}, EIGHT)
+    try:
+        assert torch_file.read(tmp_path / "net.pth")["x"].size == 0
+    except UserError as error:
+        assert "no whole PyTorch file" in str(error)
+
+
+def test_a_hostile_file_cannot_change_the_reader(tmp_path, file):
+    """State for the functions that build tensors, which belong to the process and not to the file."""
+    code = b"\x80\x02ctorch._utils\n_rebuild_tensor\nN}X\x05\0\0\0arrayctorch\nHalfStorage\ns\x86b0}."
+    zipped(tmp_path / "hostile.pth", code)
+    assert torch_file.read(tmp_path / "hostile.pth") == {}
+    same(torch_file.read(file), STATE)
+
+
+def nested(depth):
+    """A list that holds itself twice, and so on: a few bytes that stand for 2^depth values."""
+    code = b"\x80\x02]q\0K\x01a"
+    for i in range(1, depth):
+        code += b"]q" + bytes([i]) + b"(h" + bytes([i - 1]) + b"h" + bytes([i - 1]) + b"e"
+    return code + b"."
+
+
+def test_small_files_do_not_fill_the_memory(tmp_path):
+    path = tmp_path / "net.pth"
+    tracemalloc.start()
+    try:
+        zipped(path, b"\x80\x02Nr" + struct.pack("<I", 1 << 30) + b".")  # a place far out in the memory of names
+        assert torch_file.read(path) is None
+        zipped(path, nested(60))
+        assert len(torch_file.read(path)) == 2
+        zipped(path, b"\x80\x02\x8d" + struct.pack("<Q", 1 << 40) + b"x.")  # a string longer than the file
+        with pytest.raises(UserError, match="no whole PyTorch file"):
+            torch_file.read(path)
+        zipped(path, {"x": tensor(0, (8,), (1,))}, {"0": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
+        with pytest.raises(UserError, match="compressed"):
+            torch_file.read(path)
+        sparse = bytearray(tarfile.TarInfo("storages").tobuf(tarfile.GNU_FORMAT))
+        sparse[124:136], sparse[156:157] = b"%011o\0" % 512, tarfile.GNUTYPE_SPARSE
+        sparse[386:410], sparse[482:495] = b"%011o\0" % 0 + b"%011o\0" % 512, b"\0" + b"%011o\0" % (1 << 30)
+        sparse[148:156] = b"%06o\0 " % (sum(sparse[:148]) + sum(sparse[156:]) + 8 * 32)
+        path.write_bytes(bytes(sparse) + bytes(1536))
+        with pytest.raises(UserError, match="no whole PyTorch file"):
+            torch_file.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("pid", "match"),
+    [
+        (("storage", "U1", "0", "cpu", 8), "no known type"),
+        (("storage", Global("torch", "Size"), "0", "cpu", 8), "no known type"),
+        (("storage", Global("torch", "FloatStorage"), "9", "cpu", 8), "no whole PyTorch file"),
+        ("0", "no whole PyTorch file"),
+    ],
+)
+def test_references_to_what_is_no_storage_are_refused(tmp_path, pid, match):
+    call = Call("torch._utils", "_rebuild_tensor_v2", (Reference(pid), 0, (8,), (1,), False, {}))
+    zipped(tmp_path / "net.pth", {"x": call}, EIGHT)
+    with pytest.raises(UserError, match=match):
+        torch_file.read(tmp_path / "net.pth")
+
+
+def test_names_with_line_ends_stay_in_one_sentence(tmp_path):
+    zipped(tmp_path / "net.pth", b"\x80\x04X\x05\0\0\0os\nxyX\x03\0\0\0a\nb\x93.")
+    with pytest.raises(UserError) as error:
+        torch_file.read(tmp_path / "net.pth")
+    assert str(error.value).isprintable()
+
+
+def test_a_whole_network_in_a_file_is_told(tmp_path):
+    write_stream(tmp_path / "net.pth", {}, python2=False, model=Reference(("module", "Net", None, None, None, None)))
+    with pytest.raises(UserError, match="it holds a whole module, not a state_dict alone"):
+        torch_file.read(tmp_path / "net.pth")
+
+
+@pytest.mark.skipif(not TORCH, reason="torch is not installed")
+def test_a_view_in_the_stream_of_2017(tmp_path):
+    """Storages that are parts of others, as torch wrote them and still reads them."""
+    import torch
+
+    whole = Reference(("storage", Global("torch", "FloatStorage"), "0", "cpu", 8, None))
+    part = Reference(("storage", Global("torch", "FloatStorage"), "0", "cpu", 8, ("1", 2, 3)))
+    content = {
+        name: Call("torch._utils", "_rebuild_tensor", (storage, 0, (count,), (1,)))
+        for name, storage, count in (("whole", whole, 8), ("part", part, 3))
+    }
+    head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
+    numbers = struct.pack("<q", 8) + EIGHT["0"]
+    (tmp_path / "net.pth").write_bytes(b"".join(map(pickled, (*head, content, ["0"]))) + numbers)
+    found = torch_file.read(tmp_path / "net.pth")
+    np.testing.assert_array_equal(found["part"], [2, 3, 4])
+    same(found, {key: value.numpy() for key, value in torch.load(tmp_path / "net.pth", weights_only=True).items()})
 
 
 @pytest.mark.skipif(not TORCH, reason="torch is not installed")

@@ -54,7 +54,7 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
 def test_a_wrong_network_ends_with_status_2_and_leaves_nothing(file, tmp_path):
     command = [sys.executable, TOOL, "resnet18", file, tmp_path / "ours"]
     made = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert made.returncode == 2 and made.stdout == ""
+    assert made.returncode == 2 and "missing:\n  layer1.1.bn1.bias\n" in made.stdout
     assert made.stderr.startswith(f"convert_weights: {file}: The weights do not fit") and made.stderr.count("\n") == 1
     assert "it looks like resnet10_small" in made.stderr
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
@@ -64,6 +64,12 @@ def test_an_output_that_cannot_be_written(file, tmp_path, capsys):
     (tmp_path / "taken").touch()
     assert main([NAME, str(file), str(tmp_path / "taken" / "ours")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_dot_is_a_folder(file, tmp_path):
+    (tmp_path / "dir.v2").mkdir()
+    assert main([NAME, str(file), str(tmp_path / "dir.v2")]) == 0
+    assert weights.describe(tmp_path / "dir.v2")["network"] == NAME
 
 
 def test_an_unknown_network(file, tmp_path, capsys):
