@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from afa_jax.data.catalog import CATALOG
 from afa_jax.errors import UserError, nearest
+from afa_jax.models.network import NORMALISATIONS
 from afa_jax.models.zoo import NETWORKS
 from afa_jax.transfer.losses import CONVENTIONS
 from afa_jax.transfer.methods import METHODS
@@ -41,6 +42,10 @@ class Source:
     weights: str = "train"
     """A published name (`imagenet1k_v1`, …), a file of weights, a saved model's folder, or `train`: train the network
     here, once, on `dataset`, and keep it in the cache."""
+    normalisation: str = "network"
+    """Of the images on which the weights were trained: `network`, that of the network's published weights; `imagenet`;
+    or `half`, mean and deviation 0.5. An Inception-V3 trained with torchvision's `transform_input=False` wants the
+    second."""
     dataset: str = "letters"
     """The source task's data set, for `weights = "train"`."""
     steps: int = 1500
@@ -190,6 +195,7 @@ def _check(e: Experiment) -> None:
     _known("data.name", e.data.name, CATALOG)
     _known("network", e.network, NETWORKS)
     _known("convention", e.convention, CONVENTIONS)
+    _known("source.normalisation", e.source.normalisation, ("network", *NORMALISATIONS))
     _known("schedule", e.schedule, SCHEDULES)
     _known("dtype", e.dtype, ("auto", "float32", "bfloat16"))
     for name in e.recipes:
@@ -240,6 +246,12 @@ def image_sizes(e: Experiment) -> tuple[int, int]:
     """(side of the crop, side of the resized image) in pixels."""
     network = NETWORKS[e.network]
     return e.data.image_size or network.image_size, e.data.resize or network.resize
+
+
+def normalisation(e: Experiment) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel, for images scaled to [0, 1]."""
+    network = NETWORKS[e.network]
+    return NORMALISATIONS.get(e.source.normalisation, (network.mean, network.std))
 
 
 def _known(key: str, value: str, known: Any) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from afa_jax import __version__, trees
-from afa_jax.config import Data, Experiment, identity, image_sizes, to_json
+from afa_jax.config import Data, Experiment, Source, identity, image_sizes, normalisation, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Dataset, Split
@@ -64,6 +64,7 @@ def source_network(experiment: Experiment) -> Path:
     size, resize = image_sizes(experiment)
     training = Experiment(
         data=Data(source.dataset, image_size=size, resize=resize),
+        source=Source(normalisation=source.normalisation),
         network=experiment.network,
         recipe="scratch",
         batch_size=source.batch_size,
@@ -91,9 +92,8 @@ class _Run:
         self.stages = _stages(experiment)
         self.network = zoo.NETWORKS[experiment.network]
         size, resize = image_sizes(experiment)
-        self.preprocess = Preprocess(
-            size, catalog.CATALOG[experiment.data.name].mirrored, self.network.mean, self.network.std
-        )
+        mirrored = catalog.CATALOG[experiment.data.name].mirrored
+        self.preprocess = Preprocess(size, mirrored, *normalisation(experiment))
         self.anatomy = Anatomy(self.network.head, self.network.heads, FrozenDict(self.network.filters))
         self.dtype = _dtype(experiment.dtype)
         _check_taps(experiment, self.stages, self.anatomy, size)

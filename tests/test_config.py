@@ -6,10 +6,20 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from afa_jax.config import default, known_keys, settle, to_json
+from afa_jax.config import default, known_keys, normalisation, settle, to_json
 from afa_jax.errors import UserError
 from afa_jax.transfer.methods import METHODS
 from tests import tiny
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "mean"),
+    [("inception_v3", "network", 0.5), ("inception_v3", "imagenet", 0.485), ("resnet18", "half", 0.5)],
+)
+def test_images_are_normalised_as_the_weights_want_them(network, name, mean):
+    config = default()
+    config.network, config.source.normalisation = network, name
+    assert normalisation(settle(config))[0][0] == mean
 
 
 def test_defaults_are_the_papers_schedule():

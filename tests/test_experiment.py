@@ -14,14 +14,16 @@ import jax
 import numpy as np
 import pytest
 
+from afa_jax.comparison import run_all
 from afa_jax.config import settle
 from afa_jax.data import catalog
-from afa_jax.errors import DivergedError
-from afa_jax.experiment import run, run_all, source_network
+from afa_jax.errors import DivergedError, UserError
+from afa_jax.experiment import run, source_network
 from afa_jax.main import main
 from afa_jax.models import convert, torch_file, weights, zoo
 from afa_jax.training import loop
 from afa_jax.training.journal import read_metrics
+from afa_jax.transfer.recipes import RECIPES
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +43,7 @@ def test_algorithm_1(tmp_path, monkeypatch):
         before = jax.tree.map(np.array, (state.params, state.batch_stats, frozen.teacher))
         state = honest(step_fn, state, frozen, stage, *rest, **settings)
         after = jax.tree.map(np.array, (state.params, state.batch_stats, frozen.teacher))
-        seen.append((stage, before, after, settings["first_batch"]))
+        seen.append((stage, before, after, stage.first_batch))
         return state
 
     experiment = settle(tiny.config(steps=6))
@@ -294,3 +296,113 @@ def test_a_torch_file_is_a_source_too(whole, tmp_path):
     torch_file.write(tmp_path / "net.pth", {f"module.{key}": value for key, value in state.items()})
     run(settle(tiny.config(eval_every=2, **{"source.weights": str(tmp_path / "net.pth")})), tmp_path / "run")
     assert numbers(tmp_path / "run")["stages"] == numbers(whole)["stages"]
+
+
+RUN = {"eval_every": 0, "steps": 10, "checkpoint_every": 5}
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("scratch", "afa")])
+def test_every_recipe_runs_and_hands_over_what_it_says(recipe, tmp_path, monkeypatch, cache):
+    """From the first stage to the summary; and at each stage's start, what is in target and teacher."""
+    honest, seen = loop.train_stage, []
+
+    def look(step_fn, state, frozen, stage, *rest, **settings):
+        before = jax.tree.map(np.array, (state.params, state.batch_stats, frozen.teacher))
+        state = honest(step_fn, state, frozen, stage, *rest, **settings)
+        after = jax.tree.map(np.array, (state.params, state.batch_stats, frozen.teacher, frozen.constants))
+        seen.append((stage, before, after))
+        return state
+
+    experiment = settle(tiny.config(recipe, **RUN))
+    source = weights.load("resnet10_small", source_network(experiment))
+    monkeypatch.setattr("afa_jax.experiment.train_stage", look)
+    summary = run(experiment, tmp_path / "run")
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
+    body = lambda params: {key: value for key, value in params.items() if key != "fc"}  # noqa: E731
+
+    assert [stage["name"] for stage in summary["stages"]] == [stage.name for stage, _, _ in seen]
+    assert [stage["kept"] for stage in summary["stages"]] == [stage.kept for stage, _, _ in seen]
+    assert sum(stage["steps"] for stage in summary["stages"] if stage["kept"]) == 10
+    first = seen[0][1]
+    for i, (stage, (params, statistics, teacher), after) in enumerate(seen):
+        same(teacher, after[2])  # it never changes during a stage
+        if stage.start == "source":
+            same(body(params["target"]), body(source["params"]))
+            same(params["target"]["fc"], first[0]["target"]["fc"])  # the same new head each time
+            same(statistics, source["batch_stats"])
+        else:
+            same(params["target"], seen[i - 1][2][0]["target"])
+            same(statistics, seen[i - 1][2][1])
+        if stage.teacher == "source":
+            same(teacher, source)
+        else:
+            same(body(teacher["params"]), body(seen[i - 1][2][0]["target"]))
+            same(teacher["batch_stats"], seen[i - 1][2][1])
+            same(teacher["params"]["fc"], source["params"]["fc"])
+        if stage.name == "l2_fe":
+            same(body(params["target"]), body(after[0]["target"]))
+            same(statistics, after[1])
+            assert (params["target"]["fc"]["kernel"] != after[0]["target"]["fc"]["kernel"]).any()
+    files = sorted(path.name for path in (tmp_path / "run" / "constants").glob("*"))
+    assert files == [f"{i + 1}-{stage.name}.safetensors" for i, (stage, _, after) in enumerate(seen) if after[3]]
+
+
+@pytest.mark.parametrize("recipe", ["delta", "lwf", "co_tuning", "afa_fixed_attention"])
+def test_what_was_measured_is_kept_for_a_run_that_goes_on(recipe, tmp_path, monkeypatch, cache):
+    """Stopped in the last stage and started again: nothing is measured twice, and the numbers are the same."""
+    experiment = settle(tiny.config(recipe, **RUN))
+    run(experiment, tmp_path / "whole")
+    honest = loop.train_stage
+
+    def stop(step_fn, state, frozen, stage, *rest, **settings):
+        def counted(state, frozen, batch):
+            if int(state.step) == 3:
+                raise KeyboardInterrupt
+            return step_fn(state, frozen, batch)
+
+        last = stage.name == summary["stages"][-1]["name"]
+        return honest(counted if last else step_fn, state, frozen, stage, *rest, **settings)
+
+    summary = numbers(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("afa_jax.experiment.train_stage", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(experiment, tmp_path / "cut")
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "constants").iterdir()}
+    run(experiment, tmp_path / "cut")
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "constants").iterdir()} == kept
+    assert numbers(tmp_path / "cut") == summary
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "sentence"),
+    [
+        ("soft_ft", {"source.dataset": "imagenet"}, "'imagenet' does not exist"),
+        ("l2_sp_att", {"tap_layers": "layer1.0"}, "the tap 'layer1.0' of resnet10_small is none; did you mean"),
+        ("delta", {"tap_layers": "conv9"}, "no layer 'conv9' to tap"),
+        ("delta", {"methods.delta.channel_weights": "/nowhere.json"}, "There is no file /nowhere.json"),
+    ],
+)
+def test_what_a_method_lacks_is_said_before_any_step(recipe, changes, sentence, tmp_path, capsys, cache):
+    folder = source_network(settle(tiny.config()))
+    with pytest.raises(UserError, match=sentence):
+        run(settle(tiny.config(recipe, **{"source.weights": str(folder), **changes})), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
+
+
+def test_source_images_that_are_not_the_source_networks_are_refused(tmp_path, cache):
+    variables = weights.load("resnet10_small", source_network(settle(tiny.config())), num_classes=5)
+    weights.save(tmp_path / "net", "resnet10_small", variables)
+    with pytest.raises(
+        UserError, match=r"soft_ft needs images and labels of the source task: .* 26 classes and its head 5"
+    ):
+        run(settle(tiny.config("soft_ft", **{"source.weights": str(tmp_path / "net")})), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
+
+
+def test_deltas_weights_of_one_run_serve_another(tmp_path, cache):
+    run(settle(tiny.config("delta", **RUN)), tmp_path / "first")
+    file = tmp_path / "first" / "constants" / "2-delta.safetensors"
+    run(settle(tiny.config("delta", **RUN, **{"methods.delta.channel_weights": str(file)})), tmp_path / "second")
+    assert (tmp_path / "second" / "constants" / "2-delta.safetensors").read_bytes() == file.read_bytes()
+    assert numbers(tmp_path / "second")["stages"] == numbers(tmp_path / "first")["stages"]

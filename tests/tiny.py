@@ -111,8 +111,9 @@ def config(recipe="afa", **changes):
         "checkpoint_every": 2,
         "eval_batch_size": 1000,
         "methods.dfa.alpha": 1e-5,
-        "methods.ast.alpha": 1e-4,
-        "methods.act.alpha": 1e-4,
+        **{
+            f"methods.{name}.alpha": 1e-4 for name in ("delta", "ast", "act", "afa_one_stage", "ast_fixed", "act_fixed")
+        },
     }
     made.update_from_flattened_dict({**small, **changes})
     return made

@@ -9,6 +9,9 @@ import flax.linen as nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+NORMALISATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": (HALF, HALF)}
+"""Mean and standard deviation a channel, by name; torchvision's `transform_input=True` is `half`."""
 
 
 @dataclass(frozen=True)
