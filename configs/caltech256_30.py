@@ -11,7 +11,7 @@ MobileNetV2: `--config.network=mobilenet_v2`. LwF and Soft fine-tuning: `--confi
 Not published are the alphas: both papers chose them by five-fold cross-validation on the training images, DELTA over
 1e-4, 1e-3, 0.01, 0.1 and 0.2. The ones below are those of Stanford Dogs 120, a place to start from.
 
-Hardware: one GPU; the time is not measured yet. Published top-1 over five seeds: L2 84.7, L2-SP 85.4, DELTA 86.6, AFA 87.2.
+One GPU; the time is not measured yet. Published top-1, five seeds: L2 84.7, L2-SP 85.4, DELTA 86.6, AFA 87.2.
 """
 
 from afa_jax.config import default

@@ -11,7 +11,7 @@ MobileNetV2: `--config.network=mobilenet_v2`. LwF and Soft fine-tuning: `--confi
 Not published are the alphas: both papers chose them by five-fold cross-validation on the training images, DELTA over
 1e-4, 1e-3, 0.01, 0.1 and 0.2. The ones below are those of Stanford Dogs 120, a place to start from.
 
-Hardware: one GPU; the time is not measured yet. Published top-1 over five seeds: L2 87.2, L2-SP 87.2, DELTA 88.7, AFA 89.4.
+One GPU; the time is not measured yet. Published top-1, five seeds: L2 87.2, L2-SP 87.2, DELTA 88.7, AFA 89.4.
 """
 
 from afa_jax.config import default

@@ -11,9 +11,9 @@ LwF and Soft fine-tuning: `--config.learning_rate=0.001`.
 
 Known: alpha 0.1 in stage I and 0.15 in stage II (0.09 and 0.04 for MobileNetV2), beta 0.01, from the authors' released
 configurations; their released networks have 90.22 and 82.17 %, the best epoch on the test set. DELTA: alpha 0.01 in its
-paper, 0.1 in its run script. Ours: all else that a method has and neither says (LwF, Soft fine-tuning, BSS, Co-Tuning).
+paper, 0.1 in its run script. Ours: what neither says, for LwF, Soft fine-tuning, BSS and Co-Tuning.
 
-Hardware: one GPU; the time is not measured yet. Published top-1 over five seeds: L2 83.3, L2-SP 88.3, DELTA 88.7, AFA 90.1.
+One GPU; the time is not measured yet. Published top-1, five seeds: L2 83.3, L2-SP 88.3, DELTA 88.7, AFA 90.1.
 """
 
 from afa_jax.config import default

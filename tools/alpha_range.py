@@ -2,9 +2,9 @@
 
     python tools/alpha_range.py --config configs/quickstart.py --networks resnet10_small,resnet18
 
-The recipe (afa) runs with the same alpha in every stage, over six decades in each convention, with three seeds. Runs
-that are there already are not repeated. An alpha works where every seed finishes and the mean top-1 is within two points of
-the best. Writes docs/results/alpha_range.json and docs/alpha_range.svg and .png.
+The recipe (afa) runs with the same alpha in every stage, over six decades in each convention, with three seeds; runs
+that are there already are not repeated. An alpha works where every seed finishes and the mean top-1 is within two
+points of the best. Writes docs/results/alpha_range.json and docs/alpha_range.svg and .png.
 """
 
 import argparse

@@ -116,8 +116,7 @@ def _loss_increases(
     for batch in _sample(task.preprocess, split, settings["batches"], settings["images"], seed):
         seen = float(batch["mask"].sum())
         for tap, number in channels.items():
-            each = 4 * len(batch["label"]) * math.prod(shapes[tap])
-            together = _largest_divisor(number, max(1, _TOGETHER_BYTES // each))
+            together = channels_together(len(batch["label"]), shapes[tap])
             totals[tap] += seen * np.asarray(_increases(module, tap, number, together, variables, batch))
         images += seen
     return {tap: jnp.asarray(total / images, jnp.float32) for tap, total in totals.items()}
@@ -145,11 +144,18 @@ def _increases(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return (losses * batch["mask"]).sum() / batch["mask"].sum()
 
-    return loss_increases(loss, channels, together)
+    return loss_increases(loss, jnp.arange(channels), channels, together)
 
 
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
+def channels_together(images: int, shape: tuple[int, ...]) -> int:
+    """How many channels of a tap are left out at once: a divisor of their number, so that all groups are alike.
+
+    Args:
+      images: in the batch.
+      shape: of the tap for one image, `(1, H, W, C)`.
+    """
+    limit = max(1, _TOGETHER_BYTES // (4 * images * math.prod(shape)))
+    return next(number for number in range(min(shape[-1], limit), 0, -1) if shape[-1] % number == 0)
 
 
 def read_increases(file: Path, channels: Mapping[str, int]) -> dict[str, Array]:

@@ -7,18 +7,19 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def loss_increases(loss: Callable[[Array], Array], channels: int, together: int) -> Array:
-    """L(without channel c) − L, for each channel (DELTA eq. 9), `[channels]`.
+def loss_increases(loss: Callable[[Array], Array], which: Array, channels: int, together: int) -> Array:
+    """L(without channel c) − L, for each channel c of `which` (DELTA eq. 9).
 
     Under `vmap`, what does not depend on the mask (the network up to the tap) is computed once for `together` channels,
     and only the rest for each of them.
 
     Args:
       loss: the loss under a mask `[channels]` that multiplies the channels.
+      which: int `[N]`.
       channels: C.
       together: how many channels are left out at once; memory grows with it.
     """
-    without = jax.lax.map(lambda c: loss(1.0 - jax.nn.one_hot(c, channels)), jnp.arange(channels), batch_size=together)
+    without = jax.lax.map(lambda c: loss(1.0 - jax.nn.one_hot(c, channels)), which, batch_size=together)
     return without - loss(jnp.ones(channels))
 
 

@@ -83,7 +83,7 @@ def test_channels_left_out_at_once_change_nothing(together):
         return -jax.nn.log_softmax((features * mask) @ head)[:, 1].mean()
 
     expected = [loss(jnp.ones(7).at[c].set(0)) - loss(jnp.ones(7)) for c in range(7)]
-    np.testing.assert_allclose(loss_increases(loss, 7, together), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(loss_increases(loss, jnp.arange(7), 7, together), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_layers_before_the_tap_are_computed_once_for_many_channels():
