@@ -28,7 +28,9 @@ def test_the_example_runs():
 def test_the_table_is_rebuilt_from_the_repository():
     import publish_comparison
 
-    assert publish_comparison.insert(README, "quickstart") == README
+    for name in ("quickstart", "methods"):
+        text = publish_comparison.page(name).read_text(encoding="utf-8")
+        assert publish_comparison.insert(text, name) == text
     runs = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text())["runs"]
     assert {(run["recipe"], run["seed"]) for run in runs} == {
         (recipe, seed) for recipe in ("scratch", "l2", "dfa", "ast", "act", "afa") for seed in range(3)
@@ -39,8 +41,15 @@ def test_the_table_is_rebuilt_from_the_repository():
 
 
 def test_every_recipe_is_explained():
+    table = README[README.index("| recipe | what is added") :]
     for name in RECIPES:
-        assert f"| `{name}` |" in README
+        assert f"`{name}`" in table[: table.index("\n\n")]
+
+
+def test_the_table_of_all_methods_has_all_of_them():
+    runs = json.loads((ROOT / "docs" / "results" / "methods.json").read_text())
+    assert {run["recipe"] for run in runs["runs"]} == set(RECIPES) and not any(runs["failed"].values())
+    assert len(runs["runs"]) == 3 * len(RECIPES)
 
 
 def test_the_commands_parse():

@@ -2,9 +2,9 @@
 
     python tools/benchmark.py delta --network resnet50     # DELTA's channel weights against one whole pass a filter
 
-`delta` leaves out some filters of each tap both ways, on one batch at the network's own size, and works out the time of all
-of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
-Writes docs/results/delta_weights_<network>.json and prints a table.
+`delta` leaves out some filters of each tap both ways, on one batch at the network's own size, and works out the time of
+all of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of
+them. Writes docs/results/delta_weights_<network>.json and prints a table.
 """
 
 import argparse
@@ -96,10 +96,8 @@ def main(argv: list[str]) -> int:
     result |= {"device": device(), "versions": versions(), "finished": datetime.now(UTC).date().isoformat()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS / f"delta_weights_{options.network}.json", result)
-    print(
-        f"all filters: {result['ours_hours_a_batch']:.2f} h against {result['definition_hours_a_batch']:.2f} h a batch, "
-    )
-    print(f"a ratio of {result['ratio']:.1f}")
+    ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
+    print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")
     return 0
 
 

@@ -1,12 +1,14 @@
-"""Puts the result of a comparison into docs/results and into the README.
+"""Puts the result of a comparison into docs/results and into the page that shows it.
 
     python tools/publish_comparison.py runs/quickstart/comparison.json
 
-The README's table stands between two comments that name it, and is rebuilt from the copied file alone.
+The table stands in README.md or a page of docs/ between two comments that name it, and is rebuilt from the copied file
+alone.
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,15 +16,24 @@ from pathlib import Path
 from afa_jax.report import tables
 
 ROOT = Path(__file__).parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
+RESULTS = ROOT / "docs" / "results"
 
 
 def block(name: str) -> str:
     """The table of docs/results/<name>.json, with where and when it was made."""
     comparison = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     table = tables.markdown(tables.rows(comparison["runs"], comparison["failed"]))
-    source = f"[docs/results/{name}.json](docs/results/{name}.json)"
+    source = f"[{name}.json]({os.path.relpath(RESULTS, page(name).parent)}/{name}.json)"
     return f"{table}\n\n<sub>{tables.provenance(comparison['runs'][-1])}. From {source}.</sub>"
+
+
+def page(name: str) -> Path:
+    """The page that has a place for the table."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [file for file in pages if f"<!-- {name} -->" in file.read_text(encoding="utf-8")]
+    if len(found) != 1:
+        raise SystemExit(f"{len(found)} pages have a place <!-- {name} --> for the table; there must be one.")
+    return found[0]
 
 
 def insert(text: str, name: str) -> str:
@@ -42,7 +53,8 @@ def main() -> int:
     name = file.absolute().parent.name
     RESULTS.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, RESULTS / f"{name}.json")
-    README.write_text(insert(README.read_text(encoding="utf-8"), name), encoding="utf-8")
+    file = page(name)
+    file.write_text(insert(file.read_text(encoding="utf-8"), name), encoding="utf-8")
     return 0
 
 
