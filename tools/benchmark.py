@@ -64,7 +64,7 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
         together = channels_together(batch, shapes[tap])
         few = min(channels // 2, max(filters, 2 * together))
         run = jax.jit(lambda which, tap=tap, c=channels, t=together: loss_increases(partial(loss, tap), which, c, t))
-        half, full = (seconds(lambda n=n: run(jnp.arange(n)), repeats) for n in (few, 2 * few))
+        half, full = (seconds(partial(run, jnp.arange(n)), repeats) for n in (few, 2 * few))
         each = (full - half) / few
         once = max(0.0, half - few * each)
         rows.append({"tap": tap, "filters": channels, "together": together, "once": once, "each": each})
