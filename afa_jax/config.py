@@ -237,6 +237,8 @@ def _check(e: Experiment) -> None:
         if not (low <= value <= high and math.isfinite(value)):
             limit = f"at least {low}" if high == math.inf or value < low else f"between {low} and {high}"
             raise UserError(f"config.{key} is {value}; it must be {limit}.")
+    if e.schedule == "exponential" and not e.drop > 0:
+        raise UserError("config.drop is 0, to which no exponential schedule falls; set it above 0.")
     size, resize = image_sizes(e)
     if size > resize:
         raise UserError(f"data.image_size is {size}, larger than data.resize, {resize}, from which it is cropped.")

@@ -1,5 +1,6 @@
 """One experiment from its config to its summaries: the only place that knows the whole story."""
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
 from afa_jax import __version__, trees
 from afa_jax.config import Data, Experiment, Source, identity, image_sizes, normalisation, to_json
@@ -20,19 +20,20 @@ from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Dataset, Split
 from afa_jax.errors import DivergedError, UserError, nearest
 from afa_jax.evaluation.classification import evaluate
-from afa_jax.files import cache_folder, user_path, write_json
+from afa_jax.files import cache_folder, write_json
 from afa_jax.models import weights, zoo
+from afa_jax.plan import anatomy, check_taps, planned_stages, run_identity
 from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import METRICS, Journal
 from afa_jax.training.loop import Cadence, Pace, train_stage
 from afa_jax.training.optimizer import Sgd
-from afa_jax.training.prepare import prepare, read_increases
+from afa_jax.training.prepare import prepare
 from afa_jax.training.step import Task, TrainState, compile_step, init_state
 from afa_jax.training.workdir import MODEL, SUMMARY, claim, fingerprint, finished, sign
-from afa_jax.transfer.method import Anatomy, Frozen, Need
-from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, needs, stages
-from afa_jax.types import Variables
+from afa_jax.transfer.method import Frozen, Need
+from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, needs
+from afa_jax.types import PyTree, Variables
 
 
 def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[str, Any]:
@@ -47,7 +48,9 @@ def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[st
     Raises:
       UserError: whatever the user can mend.
     """
-    with claim(workdir, identity(experiment), wait=wait):
+    # What `auto` means here, so that a run is not gone on with in another precision on another machine.
+    experiment = dataclasses.replace(experiment, dtype=jnp.dtype(_dtype(experiment.dtype)).name)
+    with claim(workdir, run_identity(experiment), wait=wait):
         summary = finished(workdir)
         if summary is None:
             summary = _Run(experiment, workdir).train()
@@ -89,14 +92,14 @@ class _Run:
     def __init__(self, experiment: Experiment, workdir: Path):
         self.experiment, self.workdir = experiment, workdir
         self.recipe: Recipe = RECIPES[experiment.recipe]
-        self.stages = _stages(experiment)
+        self.stages = planned_stages(experiment)
         self.network = zoo.NETWORKS[experiment.network]
         size, resize = image_sizes(experiment)
         mirrored = catalog.CATALOG[experiment.data.name].mirrored
         self.preprocess = Preprocess(size, mirrored, *normalisation(experiment))
-        self.anatomy = Anatomy(self.network.head, self.network.heads, FrozenDict(self.network.filters))
+        self.anatomy = anatomy(self.network)
         self.dtype = _dtype(experiment.dtype)
-        _check_taps(experiment, self.stages, self.anatomy, size)
+        check_taps(experiment, self.stages)
         self.data: Dataset = _load(experiment.data.name, resize, experiment.data.per_class, experiment.seed)
         self.target = zoo.create(experiment.network, len(self.data.classes), self.dtype)
 
@@ -104,14 +107,16 @@ class _Run:
         e = self.experiment
         first, teacher_module, source = self._start()
         source_images = self._source_images(source)
-        sign(self.workdir, identity(e), fingerprint(source))
-        variables, teacher, attention = first, source, {}
+        sign(self.workdir, run_identity(e), fingerprint(source))
+        variables, teacher = first, source
+        trained: list[tuple[Variables, PyTree]] = []
         pace = Pace()
         title = f"{e.recipe} seed {e.seed}"
         journal = Journal(self.workdir, title, {stage.name: stage.steps for stage in self.stages})
         try:
             for i, stage in enumerate(self.stages):
                 before = variables
+                measured, attention = trained[stage.measures] if trained else (first, {})
                 teacher = source if stage.teacher == "source" else hand_over(before, teacher, self.network.heads)
                 variables = first if stage.start == "source" else before
                 sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
@@ -120,7 +125,7 @@ class _Run:
                     task,
                     Frozen(teacher=teacher),
                     self.data.train,
-                    before=before,
+                    before=measured,
                     attention=attention,
                     seed=e.seed,
                     file=self._constants(i),
@@ -129,7 +134,7 @@ class _Run:
                 frozen = jax.device_put(frozen, jax.local_devices()[0])
                 state = self._stage(i, task, variables, frozen, source_images, journal, pace)
                 variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
-                attention = state.params["attention"]
+                trained.append((variables, state.params["attention"]))
             return self._finish(variables, journal, pace)
         finally:
             journal.close()
@@ -141,7 +146,17 @@ class _Run:
         if self.recipe.start == "random":
             return zoo.initialise(self.target, head_key, self.preprocess.size), self.target, None
         path = source_network(e)
-        source = weights.load(name, path)
+        try:
+            source = weights.load(name, path)
+        except weights.MisfitError as error:
+            heads = tuple(f"{head}." for head in self.network.heads)
+            lacking = [key for keys in error.faults.values() for key in keys]
+            if Need.SOURCE_HEAD in needs(self.recipe) and all(key.startswith(heads) for key in lacking):
+                raise UserError(
+                    f"{e.recipe} needs the source network's classification layer, and {path} has none that fits: "
+                    f"give a file with {', '.join(lacking)} as source.weights."
+                ) from error
+            raise
         target = weights.with_new_head(source, name, len(self.data.classes), head_key)
         return target, zoo.create(name, self._source_classes(source), self.dtype), source
 
@@ -258,50 +273,6 @@ class _Run:
             f"{pace.images_per_second:,.0f} training images/s."
         )
         return summary
-
-
-def _stages(e: Experiment) -> tuple[Stage, ...]:
-    return stages(
-        RECIPES[e.recipe],
-        steps=e.steps,
-        learning_rate=e.learning_rate,
-        drop_after=e.drop_after,
-        drop=e.drop,
-        settings=e.methods,
-        convention=e.convention,
-        schedule=e.schedule,
-        taps=_named_taps(e) or zoo.NETWORKS[e.network].taps[e.taps],
-    )
-
-
-def _named_taps(e: Experiment) -> tuple[str, ...]:
-    return tuple(part.strip() for part in e.tap_layers.split(",") if part.strip())
-
-
-def _check_taps(e: Experiment, planned: tuple[Stage, ...], anatomy: Anatomy, size: int) -> None:
-    """Refuses a wrong tap, or a file that does not fit the taps, before anything is trained, the source included."""
-    taps = {tap for stage in planned for tap in stage.taps} | set(_named_taps(e))
-    if not taps:
-        return
-    module = zoo.create(e.network, 1)
-    shapes = zoo.layer_shapes(module, size)
-    for tap in sorted(taps):
-        if tap not in shapes:
-            raise UserError(f"The network {e.network} has no layer {tap!r} to tap; {nearest(tap, shapes)}")
-        if len(shapes[tap]) != 4:
-            maps = [name for name, shape in shapes.items() if len(shape) == 4]
-            raise UserError(f"The layer {tap!r} of {e.network} gives no feature map; {nearest(tap, maps)}")
-    kernels = zoo.kernels(module, size)
-    for stage in planned:
-        if Need.TAPS in stage.method.needs:
-            for tap in stage.taps:
-                if not set(anatomy.filters_of(tap)) <= kernels:
-                    raise UserError(
-                        f"{stage.name} weighs the filters of convolutions, and the tap {tap!r} of {e.network} is none; "
-                        f"{nearest(tap, sorted(kernels))}"
-                    )
-        if file := stage.settings.get("channel_weights"):
-            read_increases(user_path(file), {tap: shapes[tap][-1] for tap in stage.taps})
 
 
 @lru_cache(maxsize=4)

@@ -36,11 +36,11 @@ def test_a_config_settles_and_is_documented(path, monkeypatch):
 
 def test_the_papers_protocol_is_the_default():
     """AFA §5.2: 9,000 steps of 64, the rate of 0.01 divided by ten after 3,000 of a stage's 4,500."""
-    from afa_jax.experiment import _stages
+    from afa_jax.plan import planned_stages
 
     config = load(FOLDER / "stanford_dogs120.py").get_config()
     config.data.name = "digits"
-    first, second = _stages(settle(config))
+    first, second = planned_stages(settle(config))
     assert (config.batch_size, config.momentum) == (64, 0.9)
     assert [(s.name, s.steps, s.drop_at, s.settings["alpha"], s.settings["beta"]) for s in (first, second)] == [
         ("ast", 4500, 3000, 0.1, 0.01),

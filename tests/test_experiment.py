@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from afa_jax.comparison import run_all
 from afa_jax.config import settle
@@ -21,6 +22,7 @@ from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run, source_network
 from afa_jax.main import main
 from afa_jax.models import convert, torch_file, weights, zoo
+from afa_jax.plan import check_taps, planned_stages
 from afa_jax.training import loop
 from afa_jax.training.journal import read_metrics
 from afa_jax.transfer.recipes import RECIPES
@@ -406,3 +408,45 @@ def test_deltas_weights_of_one_run_serve_another(tmp_path, cache):
     run(settle(tiny.config("delta", **RUN, **{"methods.delta.channel_weights": str(file)})), tmp_path / "second")
     assert (tmp_path / "second" / "constants" / "2-delta.safetensors").read_bytes() == file.read_bytes()
     assert numbers(tmp_path / "second")["stages"] == numbers(tmp_path / "first")["stages"]
+
+
+def test_other_weights_in_the_same_file_are_another_run(tmp_path, cache):
+    run(settle(tiny.config("delta", **RUN)), tmp_path / "first")
+    file = tmp_path / "weights.safetensors"
+    shutil.copyfile(tmp_path / "first" / "constants" / "2-delta.safetensors", file)
+    experiment = settle(tiny.config("delta", **RUN, **{"methods.delta.channel_weights": str(file)}))
+    summary = run(experiment, tmp_path / "run")
+    assert [stage["name"] for stage in summary["stages"]] == ["delta"]  # there is nothing to measure on
+    save_file({key: value + 1 for key, value in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"holds another run \(files.delta.channel_weights"):
+        run(experiment, tmp_path / "run")
+
+
+def test_a_run_is_not_gone_on_with_in_another_precision(whole, tmp_path, monkeypatch):
+    """`auto` is float32 on the CPU; on a GPU it is not this run."""
+    shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(UserError, match="dtype is 'float32' there and 'bfloat16' here"):
+        run(settle(tiny.config(eval_every=2, dtype="bfloat16")), tmp_path / "run")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="dtype is 'float32' there and 'bfloat16' here"):
+        run(settle(tiny.config(eval_every=2)), tmp_path / "run")
+
+
+def test_a_source_without_its_head_is_told_to_whom_it_matters(tmp_path, cache):
+    state = convert.to_state_dict(weights.load("resnet10_small", source_network(settle(tiny.config()))))
+    torch_file.write(tmp_path / "body.pth", {key: value for key, value in state.items() if not key.startswith("fc.")})
+    source = {"source.weights": str(tmp_path / "body.pth")}
+    with pytest.raises(UserError, match=r"lwf needs the source network's classification layer.*fc.bias, fc.weight"):
+        run(settle(tiny.config("lwf", **source)), tmp_path / "run")
+    with pytest.raises(UserError, match="2 missing"):
+        run(settle(tiny.config("ast", **source)), tmp_path / "run")
+
+
+def test_taps_that_share_filters_are_refused_where_each_is_weighed_once():
+    config = tiny.config("l2_sp_att", network="inception_v3_no_aux", tap_layers="Mixed_7c,Mixed_7c.branch1x1.conv")
+    config.data.image_size = config.data.resize = 75
+    experiment = settle(config)
+    with pytest.raises(
+        UserError, match="weighs each filter once, and the taps Mixed_7c, Mixed_7c.branch1x1.conv share"
+    ):
+        check_taps(experiment, planned_stages(experiment))

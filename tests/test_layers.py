@@ -16,9 +16,10 @@ RANK = {
     "training": 2,
     "evaluation": 3,
     "config": 4,
-    "experiment": 5,
-    "comparison": 6,
-    "main": 7,
+    "plan": 5,
+    "experiment": 6,
+    "comparison": 7,
+    "main": 8,
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

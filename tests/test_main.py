@@ -55,6 +55,20 @@ def refuse(capsys, *arguments):
         (["--config.recipe=l2", "--config.tap_layers=nonsense"], "no layer 'nonsense' to tap"),
         (["--config.tap_layers=,", "--config.taps=7"], "config.taps is '7'"),
         (["--config.batch_size=100000000000"], "it must be between 1 and"),
+        (["--config.tap_layers=layer1.0.conv2,layer1.0.conv2"], "names a layer twice"),
+        (["--config.schedule=exponential", "--config.drop=0"], "set it above 0"),
+        (["--config.schedule=cosine"], "config.schedule is 'cosine'"),
+        (["--config.methods.act.alpha=-1"], "config.methods.act.alpha is -1.0; it must be at least 0"),
+        (["--config.methods.act.alpha=nan"], "config.methods.act.alpha is nan"),
+        (
+            ["--config.recipe=lwf", "--config.methods.lwf.temperature=0"],
+            "methods.lwf.temperature is 0.0; it must be at",
+        ),
+        (
+            ["--config.recipe=bss", "--config.methods.bss.smallest=0"],
+            "methods.bss.smallest is 0; it must be at least 1",
+        ),
+        (["--config.recipe=delta", "--config.methods.delta.channel_weights=/no.json"], "There is no file /no.json"),
         (["--flagfile=/nowhere"], "/nowhere"),
         (["stray"], "The argument 'stray' means nothing here"),
     ],
@@ -145,5 +159,5 @@ def test_status_2_reaches_the_shell():
     command = [sys.executable, "-m", "afa_jax.main", "--config", "configs/quickstart.py", "--config.sed=1"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
-    assert ended.stderr == "afa_jax: There is no setting config.sed; did you mean seed, seeds, steps?\n"
+    assert ended.stderr == "afa_jax: There is no setting config.sed; did you mean seed, seeds, schedule, steps?\n"
     assert ended.stdout == ""

@@ -49,7 +49,7 @@ def stage(method="ast", **changes):
 
 def task(stage, **sgd):
     plain = Preprocess(SIZE, flip=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return Task(TinyNet(CLASSES), TinyNet(SOURCE_CLASSES), Anatomy("fc", ("fc",)), stage, plain, Sgd(**sgd))
+    return Task(TinyNet(CLASSES), TinyNet(SOURCE_CLASSES), Anatomy("fc", ("fc",), "fc"), stage, plain, Sgd(**sgd))
 
 
 def variables(classes=CLASSES, seed=0):
@@ -80,7 +80,7 @@ def batch(count=8, seed=0):
     }
 
 
-def frozen(task, folder, teacher=None, attention=None):
+def frozen(task, folder, teacher=None, attention=None, seed=0):
     """A teacher (of other weights than the target's unless one is given) and all that the method measures."""
     made = batch(20, seed=9)
     return prepare(
@@ -89,7 +89,7 @@ def frozen(task, folder, teacher=None, attention=None):
         Split(made["image"], made["label"]),
         before=variables(seed=5),
         attention=attention or {},
-        seed=0,
+        seed=seed,
         file=Path(folder) / "constants.safetensors",
         tell=lambda sentence: None,
     )

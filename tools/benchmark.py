@@ -51,7 +51,7 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
     shapes = zoo.layer_shapes(module, spec.image_size)
 
     def loss(tap: str, mask: Array) -> Array:
-        logits = zoo.without_channels(module, variables, images, tap, mask)
+        logits = zoo.masked(module, variables, images, {tap: mask})
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     first = spec.taps[4][0]

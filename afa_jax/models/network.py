@@ -24,6 +24,8 @@ class Network:
       resize: side to which an image is resized before the crop of `image_size`.
       taps: the layers that are aligned, by how many of them there are.
       head: path of the classification layer.
+      embedding: path of the layer that takes in what the network makes of an image, where dropout stands between it and
+        the head; empty where the head takes it in.
       also_new: paths of further layers that are as wide as there are classes, made new with the head.
       filters: for a tap that is no convolution itself, the convolutions whose outputs, one after the other, are its
         channels; channels beyond theirs are no filter's, but a pool's.
@@ -37,6 +39,7 @@ class Network:
     resize: int
     taps: Mapping[int, tuple[str, ...]]
     head: str = "fc"
+    embedding: str = ""
     also_new: tuple[str, ...] = ()
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()

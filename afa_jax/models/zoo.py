@@ -103,13 +103,13 @@ def forward(
     return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
 
 
-def without_channels(module: nn.Module, variables: Variables, images: Array, tap: str, mask: Array) -> Array:
-    """The logits in eval mode, with the channels of the layer `tap` multiplied by `mask`, `[C]`."""
+def masked(module: nn.Module, variables: Variables, images: Array, masks: Mapping[str, Array]) -> Array:
+    """The logits in eval mode, with the channels of some layers' outputs multiplied by a mask `[C]` each, by path."""
 
     def multiply(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
-        here = context.method_name == "__call__" and ".".join(context.module.path) == tap
-        return output * mask.astype(output.dtype) if here else output
+        mask = masks.get(".".join(context.module.path)) if context.method_name == "__call__" else None
+        return output if mask is None else output * mask.astype(output.dtype)
 
     with nn.intercept_methods(multiply):
         return module.apply(variables, images, train=False)

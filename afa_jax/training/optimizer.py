@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from afa_jax import trees
+from afa_jax.transfer.method import SOURCE_HEAD
 from afa_jax.transfer.recipes import Stage
 from afa_jax.types import PyTree
 
@@ -54,6 +55,10 @@ def make_optimizer(stage: Stage, head: str, sgd: Sgd) -> optax.GradientTransform
     def labels(params: PyTree) -> PyTree:
         target = jax.tree.map(lambda _: "backbone", params["target"])
         target = trees.put(target, head, jax.tree.map(lambda _: "head", trees.get(target, head)))
-        return {"target": target, "attention": jax.tree.map(lambda _: "attention", params["attention"])}
+        own = {
+            name: jax.tree.map(lambda _, group=("head" if name == SOURCE_HEAD else "attention"): group, tree)
+            for name, tree in params["attention"].items()
+        }
+        return {"target": target, "attention": own}
 
     return optax.partition(groups, labels)

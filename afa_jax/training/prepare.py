@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ from afa_jax.files import user_path, whole
 from afa_jax.models import zoo
 from afa_jax.training.step import Task
 from afa_jax.transfer.channel_weights import loss_increases
-from afa_jax.transfer.method import Frozen, Survey
+from afa_jax.transfer.method import Anatomy, Frozen, Survey
 from afa_jax.types import Batch, Outputs, PyTree, Variables
 
 _TOGETHER_BYTES = 512 << 20
@@ -47,7 +47,7 @@ def prepare(
 
     Args:
       split: all training images.
-      before: the target as the stage before left it.
+      before: the target as an earlier stage left it, on which is measured.
       attention: the own parameters of that stage's method.
       seed: of the images on which DELTA's weights are measured.
       tell: is given a sentence before what may take minutes.
@@ -63,6 +63,7 @@ def prepare(
             teacher=lambda: _watch_teacher(task, frozen, split),
             attention=attention,
             loss_increases=lambda: _loss_increases(task, before, split, seed, tell),
+            tell=tell,
         )
         constants = jax.tree.map(np.asarray, method.prepare(survey))
         if constants:
@@ -117,7 +118,8 @@ def _loss_increases(
         seen = float(batch["mask"].sum())
         for tap, number in channels.items():
             together = channels_together(len(batch["label"]), shapes[tap])
-            totals[tap] += seen * np.asarray(_increases(module, tap, number, together, variables, batch))
+            parts = filter_parts(task.anatomy, shapes, tap)
+            totals[tap] += seen * np.asarray(_increases(module, parts, number, together, variables, batch))
         images += seen
     return {tap: jnp.asarray(total / images, jnp.float32) for tap, total in totals.items()}
 
@@ -135,12 +137,41 @@ def _sample(preprocess: Preprocess, split: Split, batches: int, size: int, seed:
         yield {"image": images, "label": jnp.asarray(batch["label"]), "mask": jnp.ones(size)}
 
 
+class Part(NamedTuple):
+    """The channels `begin` to `end` of a tap, where they are made: from channel `at` on of the layer `layer`."""
+
+    layer: str
+    begin: int
+    end: int
+    at: int
+
+
+def filter_parts(anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]], tap: str) -> tuple[Part, ...]:
+    """Where the filters of a tap put out their channels, before BatchNorm and ReLU.
+
+    A filter that is set to zero puts out zero there. Channels that no filter makes, a pool's, are the tap's own.
+    """
+    parts, begin, channels = [], 0, shapes[tap][-1]
+    for layer in anatomy.filters_of(tap):
+        parts.append(Part(layer, begin, begin + shapes[layer][-1], 0))
+        begin = parts[-1].end
+    return (*parts, Part(tap, begin, channels, begin)) if begin < channels else tuple(parts)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _increases(
-    module: nn.Module, tap: str, channels: int, together: int, variables: Variables, batch: Mapping[str, Array]
+    module: nn.Module,
+    parts: tuple[Part, ...],
+    channels: int,
+    together: int,
+    variables: Variables,
+    batch: Mapping[str, Array],
 ) -> Array:
     def loss(mask: Array) -> Array:
-        logits = zoo.without_channels(module, variables, batch["image"], tap, mask)
+        masks = {part.layer: jnp.concatenate([jnp.ones(part.at), mask[part.begin : part.end]]) for part in parts}
+        # A GPU's short cuts for products would be as large as the differences.
+        with jax.default_matmul_precision("highest"):
+            logits = zoo.masked(module, variables, batch["image"], masks)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return (losses * batch["mask"]).sum() / batch["mask"].sum()
 
@@ -173,7 +204,10 @@ def read_increases(file: Path, channels: Mapping[str, int]) -> dict[str, Array]:
     if not file.is_file():
         raise UserError(f"There is no file {file}, which {wanted} names.")
     if file.suffix == ".safetensors":
-        found: dict[str, Any] = _read(file).get("increases", {})
+        try:
+            found: dict[str, Any] = dict(unflatten_dict(load_file(file), sep="/")["increases"])
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{file} holds no loss increases that a run has kept.") from error
     else:
         try:
             lists = json.loads(file.read_text(encoding="utf-8"))

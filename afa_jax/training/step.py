@@ -87,7 +87,7 @@ def _teach(task: Task, frozen: Frozen, images: Array) -> Outputs | None:
 
 def _look(task: Task, variables: Variables, images: Array, key: Array) -> Outputs:
     """The target's outputs in a step: features at the taps and, for a method that needs it, the embedding."""
-    method, embedding = task.stage.method, f"{task.anatomy.head}{zoo.INPUT}"
+    method, embedding = task.stage.method, f"{task.anatomy.embedding}{zoo.INPUT}"
     taps = task.stage.taps if Need.TEACHER_FEATURES in method.needs else ()
     wanted = (*taps, embedding) if Need.EMBEDDING in method.needs else taps
     train = not method.head_only
@@ -156,6 +156,6 @@ def make_step(task: Task) -> Step:
 def _hold_backbone(params: PyTree, anatomy: Anatomy) -> PyTree:
     """The target's parameters, of which only the heads let a gradient through; its backward pass then ends there."""
     held = jax.lax.stop_gradient(params)
-    for head in anatomy.heads or (anatomy.head,):
+    for head in anatomy.heads:
         held = trees.put(held, head, trees.get(params, head))
     return held

@@ -19,7 +19,11 @@ from jax import Array
 from afa_jax.types import Batch, Outputs, PyTree, Variables
 
 EMBEDDING = "embedding"
-"""Under this name `Outputs.features` has what the classification layer takes in, `[B, D]`."""
+"""Under this name `Outputs.features` has what the network makes of an image before dropout and head, `[B, D]`."""
+
+
+SOURCE_HEAD = "source_head"
+"""Under this name a method's own parameters have the source network's classification layer."""
 
 
 class Frozen(struct.PyTreeNode):
@@ -37,12 +41,14 @@ class Anatomy:
     Attributes:
       head: path of the classification layer.
       heads: of all layers that are as wide as there are classes.
+      embedding: of the layer that takes in the embedding: the head, or the dropout before it.
       filters: for a tapped layer that is no convolution itself, the convolutions whose outputs, one after the other,
         are its channels.
     """
 
     head: str
-    heads: tuple[str, ...] = ()
+    heads: tuple[str, ...]
+    embedding: str
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=FrozenDict)
 
     def filters_of(self, tap: str) -> tuple[str, ...]:
@@ -71,10 +77,9 @@ class Context(NamedTuple):
 class Need(Enum):
     """What a method cannot do without."""
 
-    TEACHER = "a source network, whose weights it reads"
     TEACHER_FEATURES = "the teacher's features at the taps"
     TAPS = "the names of the taps"
-    EMBEDDING = "what the target's classification layer takes in"
+    EMBEDDING = "what the target makes of an image, before dropout and head"
     SOURCE_HEAD = "the source network's classification layer"
     SOURCE_BATCHES = "images and labels of the source task"
 
@@ -102,9 +107,11 @@ class Survey(NamedTuple):
     teacher: Callable[[], Iterator[Outputs]]
     """The teacher on every training image in order, in batches: features at the taps, and logits."""
     attention: PyTree
-    """The own parameters of the method of the stage before."""
+    """The own parameters of that stage's method."""
     loss_increases: Callable[[], Mapping[str, Array]]
-    """For each tap `[C]`: by how much the cross-entropy of what the stage before trained rises without a channel."""
+    """For each tap `[C]`: by how much the cross-entropy of what an earlier stage trained rises without a filter."""
+    tell: Callable[[str], None]
+    """Is given a sentence before what may take minutes."""
 
 
 def no_penalty(context: Context) -> dict[str, Array]:
@@ -137,7 +144,7 @@ class Method:
       batch_sum: the conventions under which Ω is summed over the batch, where the cross-entropy is a mean.
       settings: its settings and their defaults. Each method has `alpha`, the weight of Ω; `beta`, the weight of
         ½·‖head‖² (kernel and bias); and `weight_decay`, added to the gradient of every parameter that learns, but the
-        attention's. Numbers must not be negative.
+        attentive modules'. Numbers must not be negative.
       least: settings that have a larger least value.
     """
 

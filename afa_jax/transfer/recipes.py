@@ -30,6 +30,7 @@ class Leg:
         from the source network and has it as its teacher in either case.
       full_rate: the learning rate starts anew, in place of going on from where the stage before left it (AFA §5.2). It
         does so always where the target does.
+      measures: the stage on whose result `Method.prepare` measures, counted from the first; -1: on the one before.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Leg:
     start: Origin = "previous"
     teacher: Origin = "previous"
     full_rate: bool = False
+    measures: int = -1
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,15 @@ class Recipe:
         return tuple(leg.method for leg in self.legs)
 
 
+_HEAD = Leg("l2_fe", 0.2)
+"""A head for the target task on the source's features."""
+
+
 def _alone(method: Method) -> Recipe:
-    """The method itself, and before it, thrown away, what it needs to measure: a head takes a fifth of a run."""
+    """The method itself, and before it, thrown away, what it needs to measure."""
     if method.first is None:
         return Recipe((Leg(method.name),))
-    first = Leg(method.first, 0.2 if METHODS[method.first].head_only else 1.0)
+    first = _HEAD if method.first == _HEAD.method else Leg(method.first)
     return Recipe((first, Leg(method.name, start="source", teacher="source")))
 
 
@@ -64,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
     "scratch": Recipe((Leg("l2"),), start="random"),
     **{name: _alone(method) for name, method in METHODS.items()},
     # The new head is warmed up alone, then all learns (Li and Hoiem 2016, §3).
-    "lwf": Recipe((Leg("l2_fe", 0.2), Leg("lwf", 0.8, teacher="source", full_rate=True))),
+    "lwf": Recipe((_HEAD, Leg("lwf", 0.8, teacher="source", full_rate=True))),
     # Spatial attention first, then channel attention with the result as the new teacher (AFA Algorithm 1).
     "afa": Recipe((Leg("ast", 0.5), Leg("act", 0.5))),
     # The ablations of AFA: the other order (Table 8) and no change of teacher (Table 10); both attentions at once
@@ -72,10 +78,14 @@ RECIPES: dict[str, Recipe] = {
     "afa_reversed": Recipe((Leg("act", 0.5), Leg("ast", 0.5))),
     "afa_keep_teacher": Recipe((Leg("ast", 0.5), Leg("act", 0.5, teacher="source"))),
     # The same attention for all images (Table 9): the mean of what the SAMs of a first AST give, which is thrown away;
-    # then DELTA's channel weights, measured on what the stage before trained, which is the teacher too. The paper says
-    # no more than "following DELTA"; its network at that point is this one.
+    # then the channel weights "following DELTA", that is, of the source network with a head for the target task.
     "afa_fixed_attention": Recipe(
-        (Leg("ast", 0.5), Leg("ast_fixed", 0.5, start="source", teacher="source"), Leg("act_fixed", 0.5))
+        (
+            _HEAD,
+            Leg("ast", 0.5, start="source", teacher="source"),
+            Leg("ast_fixed", 0.5, start="source", teacher="source"),
+            Leg("act_fixed", 0.5, measures=0),
+        )
     ),
 }
 
@@ -94,6 +104,7 @@ class Stage:
       schedule: `step` or `exponential`.
       first_batch: the place in the run's order of images where the stage begins.
       kept: its target goes into the run's result.
+      measures: as in `Leg`.
     """
 
     method: Method
@@ -108,6 +119,7 @@ class Stage:
     schedule: str = "step"
     first_batch: int = 0
     kept: bool = True
+    measures: int = -1
 
     @property
     def name(self) -> str:
@@ -144,7 +156,10 @@ def stages(
     """
     settled: list[Stage] = []
     share, rate = 0.0, learning_rate
-    for i, leg in enumerate(recipe.legs):
+    legs = recipe.legs
+    if len(legs) == 2 and legs[1].start == "source" and settings[legs[1].method].get("channel_weights"):
+        legs = legs[1:]  # what the first would be measured for is there already
+    for i, leg in enumerate(legs):
         anew = i == 0 or leg.start == "source"
         share = 0.0 if anew else share
         # A hair more than the product, which may be a hair less than the whole number that is meant.
@@ -165,7 +180,8 @@ def stages(
                 teacher=leg.teacher if i else "source",
                 schedule=schedule,
                 first_batch=begin,
-                kept=all(later.start == "previous" for later in recipe.legs[i + 1 :]),
+                measures=leg.measures,
+                kept=all(later.start == "previous" for later in legs[i + 1 :]),
             )
         )
         rate *= drop ** (length / max(drop_at, 1)) if schedule == "exponential" else drop if drop_at < length else 1.0

@@ -7,9 +7,10 @@ from flax.core import FrozenDict
 
 from afa_jax.data.augment import Preprocess
 from afa_jax.models.zoo import NETWORKS, create, kernels, layer_shapes
+from afa_jax.plan import anatomy
 from afa_jax.training.optimizer import Sgd
 from afa_jax.training.step import Task, init_state, make_step
-from afa_jax.transfer.method import Anatomy, Frozen, Need
+from afa_jax.transfer.method import Frozen, Need
 from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import Stage
 
@@ -46,13 +47,13 @@ def test_the_step_of_every_method_can_be_made_for_every_network(network):
     shapes = layer_shapes(target, size)
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables, frozen = (jax.eval_shape(module.init, jax.random.key(0), image) for module in (target, teacher))
-    anatomy = Anatomy(spec.head, spec.heads, FrozenDict(spec.filters))
+    where = anatomy(spec)
     count = max(spec.taps)
     for name, method in METHODS.items():
         taps = spec.taps[count] if method.has_taps else ()
         settings = FrozenDict({**method.settings, "convention": "normalised"})
         stage = Stage(method, 10, 0.1, 7, 0.1, settings, taps)
-        task = Task(target, teacher, anatomy, stage, Preprocess(size, True, spec.mean, spec.std), Sgd())
+        task = Task(target, teacher, where, stage, Preprocess(size, True, spec.mean, spec.std), Sgd())
 
         def run(variables, teacher, constants, batch, task=task):
             frozen = Frozen(teacher, constants)
@@ -71,9 +72,9 @@ def test_the_filters_of_every_tap_are_convolutions_that_make_its_channels(networ
     spec = NETWORKS[network]
     module, size = create(network, CLASSES), SIZES[network]
     shapes, known = layer_shapes(module, size), kernels(module, size)
-    anatomy = Anatomy(spec.head, spec.heads, FrozenDict(spec.filters))
+    where = anatomy(spec)
     for tap in {tap for taps in spec.taps.values() for tap in taps} | set(spec.filters):
-        filters = anatomy.filters_of(tap)
+        filters = where.filters_of(tap)
         assert set(filters) <= known
         made = sum(shapes[layer][-1] for layer in filters)
         assert made == shapes[tap][-1] or (made < shapes[tap][-1] and tap in ("Mixed_6a", "Mixed_7a"))

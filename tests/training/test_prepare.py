@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from flax.core import FrozenDict
+from safetensors.numpy import load_file, save_file
 
 from afa_jax.data.dataset import Split
 from afa_jax.errors import UserError
@@ -17,7 +19,7 @@ from afa_jax.training.prepare import prepare, read_increases
 from afa_jax.transfer.attention import SpatialAttention
 from afa_jax.transfer.category_relationship import category_relationship
 from afa_jax.transfer.channel_weights import channel_weights, loss_increases
-from afa_jax.transfer.method import Frozen
+from afa_jax.transfer.method import Anatomy, Frozen
 from tests import tiny
 
 CHANNELS = {"conv1": 4, "conv2": 5}
@@ -59,19 +61,70 @@ def test_deltas_weights_equal_the_definition_on_all_images(tmp_path, batch):
         np.testing.assert_allclose(frozen.constants["channels"][tap], softmax(standard / 5), rtol=1e-4)
 
 
-def test_deltas_weights_on_some_batches_are_seeded_and_from_the_training_images(tmp_path, monkeypatch):
+def test_deltas_weights_on_some_batches_of_training_images(tmp_path, monkeypatch):
+    """The released way: four batches of 32; each image is one of the training split's, with its own label."""
     seen = []
     honest = module._increases
-    monkeypatch.setattr(module, "_increases", lambda *a: (seen.append(a), honest(*a))[1])
+    monkeypatch.setattr(module, "_increases", lambda *a: (seen.append(a[5]), honest(*a))[1])
     task = tiny.task(tiny.stage("delta", taps=("conv1",)))
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    first, again = (tiny.frozen(task, tmp_path / name).constants["increases"]["conv1"] for name in "ab")
-    np.testing.assert_array_equal(first, again)
-    assert len(seen) == 8 and all(len(call[5]["label"]) == 32 for call in seen)
-    known = {image.tobytes() for image in (IMAGES["image"] / np.float32(255)).astype(np.float32)}
-    np.testing.assert_array_equal(seen[0][5]["image"], seen[4][5]["image"])
-    assert (seen[0][5]["image"] != seen[1][5]["image"]).any()
-    assert len(known) == 20
+    labels = {image.tobytes(): label for image, label in zip(IMAGES["image"], IMAGES["label"], strict=True)}
+    runs = enumerate((0, 0, 1))
+    found = [tiny.frozen(task, tmp_path / str(i), seed=seed).constants["increases"]["conv1"] for i, seed in runs]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
+    assert len(seen) == 12 and all(batch["image"].shape[0] == 32 for batch in seen)
+    for batch in seen:
+        for image, label in zip(np.asarray(batch["image"]), np.asarray(batch["label"]), strict=True):
+            assert labels[np.round(image * 255).astype(np.uint8).tobytes()] == label
+    assert (seen[0]["image"] != seen[1]["image"]).any()
+    expected = np.mean([definition(batch["image"], np.asarray(batch["label"]), "conv1") for batch in seen[:4]], 0)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5 * abs(expected).max())
+
+
+class Joined(nn.Module):
+    """A tap behind BatchNorm and ReLU whose channels come from two convolutions and a pool, as in Inception."""
+
+    num_classes: int = tiny.CLASSES
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        block = Block(name="block")
+        return nn.Dense(self.num_classes, name="fc")(block(x, train).mean((1, 2)))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        def branch(name, width):
+            y = nn.Conv(width, (3, 3), use_bias=False, name=name)(x)
+            return nn.relu(nn.BatchNorm(use_running_average=not train, name=f"{name}_bn")(y))
+
+        return jnp.concatenate([branch("a", 4), branch("b", 3), nn.max_pool(x, (3, 3), padding="SAME")], axis=-1)
+
+
+def test_in_a_tap_of_several_convolutions_it_is_the_filter_that_is_left_out():
+    """Its BatchNorm and ReLU make something of the zero; that is not the same as a zero at the tap."""
+    random, images = np.random.default_rng(0), jnp.asarray(IMAGES["image"] / np.float32(255), jnp.float32)
+    network = Joined()
+    template = network.init(jax.random.key(0), images[:1])
+    variables = jax.tree.map(lambda leaf: jnp.asarray(random.uniform(0.2, 1, leaf.shape), jnp.float32), template)
+    where = Anatomy("fc", ("fc",), "fc", FrozenDict({"block": ("block.a", "block.b")}))
+    parts = module.filter_parts(where, zoo.layer_shapes(network, tiny.SIZE), "block")
+    assert parts == (("block.a", 0, 4, 0), ("block.b", 4, 7, 0), ("block", 7, 10, 7))
+    batch = {"image": images, "label": jnp.asarray(IMAGES["label"]), "mask": jnp.ones(20)}
+    found = module._increases(network, parts, 10, 5, variables, batch)
+    whole = losses(network.apply(variables, images), IMAGES["label"]).mean()
+    for c in range(7):
+        name, own = ("a", c) if c < 4 else ("b", c - 4)
+        changed = jax.tree.map(jnp.asarray, variables)
+        kernel = changed["params"]["block"][name]["kernel"]
+        changed["params"]["block"][name]["kernel"] = kernel.at[..., own].set(0)
+        expected = losses(network.apply(changed, images), IMAGES["label"]).mean() - whole
+        np.testing.assert_allclose(found[c], expected, atol=1e-6)
+    # A pool's channel has no filter: it is left out at the tap, and what the head makes of it is missing.
+    head, pooled = variables["params"]["fc"]["kernel"], nn.max_pool(images, (3, 3), padding="SAME").mean((1, 2))
+    logits = network.apply(variables, images) - pooled[:, :1] * head[7]
+    np.testing.assert_allclose(found[7], losses(logits, IMAGES["label"]).mean() - whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("together", [1, 3, 7])
@@ -92,12 +145,14 @@ def test_the_layers_before_the_tap_are_computed_once_for_many_channels():
     variables = zoo.initialise(network, jax.random.key(0), 32)
     batch = {"image": jnp.ones((4, 32, 32, 3)), "label": jnp.zeros(4, int), "mask": jnp.ones(4)}
 
+    parts = (module.Part("layer4.0.conv2", 0, 128, 0),)
+
     def flops(function, *arguments):
         return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
     one = flops(lambda v: network.apply(v, batch["image"]), variables)
     # All at once, so that the compiled program has no loop, whose passes the analysis would not count.
-    all_of_them = flops(lambda v: module._increases(network, "layer4.0.conv2", 128, 128, v, batch), variables)
+    all_of_them = flops(lambda v: module._increases(network, parts, 128, 128, v, batch), variables)
     assert all_of_them < 0.1 * 128 * one
 
 
@@ -221,6 +276,18 @@ def test_wrong_files_of_weights_name_the_tap(tmp_path, content, sentence):
     (tmp_path / "weights.json").write_text(content)
     with pytest.raises(UserError, match=sentence):
         read_increases(tmp_path / "weights.json", CHANNELS)
+
+
+def test_a_file_that_no_run_has_kept_is_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    for write in (
+        lambda: save_file({"increases": np.ones(4, np.float32)}, file),
+        lambda: save_file({"channels/conv1": np.ones(4, np.float32)}, file),
+        lambda: file.write_bytes(b"damaged"),
+    ):
+        write()
+        with pytest.raises(UserError, match=r"weights.safetensors holds no loss increases that a run has kept\."):
+            read_increases(file, CHANNELS)
 
 
 def test_no_file_of_weights(tmp_path):

@@ -62,7 +62,7 @@ def context(name, *, target=TARGET, teacher=TEACHER, attention=None, convention=
         },
         jnp.float32(progress),
         {**method.settings, "convention": convention},
-        Anatomy("fc", ("fc",)),
+        Anatomy("fc", ("fc",), "fc"),
         Outputs(jnp.zeros((4, 3)), {EMBEDDING: random_array(4, 8, seed=31)}, {}),
     )
     return made._replace(**changes)
@@ -157,7 +157,7 @@ def test_start_as_reference_equals_numpy(convention):
 def test_a_tap_made_of_several_convolutions_gives_each_its_weights():
     """`joined` has the channels of `b`, then those of `c`, then two of a pool, which are no filter's."""
     w = jax.nn.softmax(random_array(11, seed=5))
-    anatomy = Anatomy("fc", ("fc",), FrozenDict({"joined": ("b", "c")}))
+    anatomy = Anatomy("fc", ("fc",), "fc", FrozenDict({"joined": ("b", "c")}))
     frozen = Frozen({"params": weights(60)}, {"channels": {"joined": w}})
     found = penalty("l2_sp_att", anatomy=anatomy, frozen=frozen)
     squares = [((wide(weights(40)[n]["kernel"]) - wide(weights(60)[n]["kernel"])) ** 2).sum((0, 1, 2)) for n in "bc"]

@@ -74,6 +74,7 @@ STAGES = {
     ],
     "afa_one_stage": [("afa_one_stage", 9000, 0.01, 0, "source", "source", True)],
     "afa_fixed_attention": [
+        ("l2_fe", 1800, 0.01, 0, "source", "source", False),
         ("ast", 4500, 0.01, 0, "source", "source", False),
         ("ast_fixed", 4500, 0.01, 0, "source", "source", True),
         ("act_fixed", 4500, 0.001, 4500, "previous", "previous", True),
@@ -88,6 +89,18 @@ def test_stages(name):
         for s in settle(name)
     ]
     assert found == STAGES[name]
+
+
+def test_fixed_attention_measures_its_channels_on_the_source_with_a_head():
+    """And its positions on the SAMs of the stage before."""
+    assert [stage.measures for stage in settle("afa_fixed_attention")] == [-1, -1, -1, 0]
+
+
+def test_a_file_of_weights_saves_the_stage_that_they_are_measured_on():
+    settings = {name: dict(method.settings) for name, method in METHODS.items()}
+    settings["delta"]["channel_weights"] = "weights.json"
+    assert [stage.name for stage in settle("delta", settings=settings)] == ["delta"]
+    assert [stage.name for stage in settle("l2_sp_att", settings=settings)] == ["l2_fe", "l2_sp_att"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -230,6 +230,7 @@ _COMMON: dict[str, Any] = {
     "image_size": 299,
     "resize": 320,
     "taps": spread_taps(_LAYERS, ["Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"]),
+    "embedding": "Dropout_0",
     "filters": _FILTERS,
     "mean": (0.5, 0.5, 0.5),
     "std": (0.5, 0.5, 0.5),

@@ -119,6 +119,7 @@ NETWORKS = {
         resize=256,
         taps=spread_taps(_PROJECTIONS, [f"features.{block}.conv.2" for block in (5, 9, 13, 17)]),
         head="classifier.1",
+        embedding="classifier",
         weights={
             "imagenet1k_v1": "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
             "imagenet1k_v2": "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth",

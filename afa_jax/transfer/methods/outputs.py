@@ -6,20 +6,18 @@ import optax
 from jax import Array
 
 from afa_jax.transfer.category_relationship import category_relationship
-from afa_jax.transfer.method import EMBEDDING, Context, Method, Need, Start, Survey
+from afa_jax.transfer.method import EMBEDDING, SOURCE_HEAD, Context, Method, Need, Start, Survey
 from afa_jax.types import Outputs, PyTree
-
-_HEAD = "source_head"
 
 
 def keep_head(key: Array, start: Start) -> PyTree:
-    """The source network's classification layer, which goes on learning."""
-    return {_HEAD: jax.tree.map(jnp.asarray, dict(start.source_head))}
+    """The source network's classification layer, which goes on learning as the target's head does, without dropout."""
+    return {SOURCE_HEAD: jax.tree.map(jnp.asarray, dict(start.source_head))}
 
 
 def _source_logits(context: Context, outputs: Outputs) -> Array:
     """What the kept head says of the target's embedding: float32 `[B, K]`."""
-    head = context.params["attention"][_HEAD]
+    head = context.params["attention"][SOURCE_HEAD]
     return outputs.features[EMBEDDING].astype(jnp.float32) @ head["kernel"] + head["bias"]
 
 
@@ -66,11 +64,12 @@ def co_tuning(context: Context) -> dict[str, Array]:
 def relate_categories(survey: Survey) -> dict[str, PyTree]:
     """p(source class | target class), `[target classes, source classes]`, from the source network's probabilities."""
     temperature = survey.settings["temperature"]
+    survey.tell(f"Learning how the source's classes relate to the target's, from {len(survey.labels):,} images.")
     probabilities = jnp.concatenate([jax.nn.softmax(outputs.logits / temperature) for outputs in survey.teacher()])
     return {"relationship": category_relationship(probabilities, survey.labels)}
 
 
-_KEPT = frozenset({Need.TEACHER, Need.EMBEDDING, Need.SOURCE_HEAD})
+_KEPT = frozenset({Need.EMBEDDING, Need.SOURCE_HEAD})
 _TEMPERATURE = {"temperature": 1e-3}
 METHODS = {
     method.name: method

@@ -74,7 +74,6 @@ METHODS = {
         Method(
             "l2_sp",
             start_as_reference,
-            needs=frozenset({Need.TEACHER}),
             settings={"alpha": 0.01, "beta": 0.01, "weight_decay": 0.0},
         ),
         Method(
@@ -82,7 +81,7 @@ METHODS = {
             weighted_start_as_reference,
             prepare=weigh_channels,
             first="l2_fe",
-            needs=frozenset({Need.TEACHER, Need.TAPS}),
+            needs=frozenset({Need.TAPS}),
             settings=_DELTA.settings,
             least=_DELTA.least,
         ),

@@ -1,0 +1,82 @@
+"""What a config comes to: its stages, checked taps, and what makes its run this run and no other."""
+
+from hashlib import sha256
+from typing import Any
+
+from flax.core import FrozenDict
+
+from afa_jax.config import Experiment, identity, image_sizes
+from afa_jax.errors import UserError, nearest
+from afa_jax.files import user_path
+from afa_jax.models import zoo
+from afa_jax.models.network import Network
+from afa_jax.training.prepare import read_increases
+from afa_jax.transfer.method import Anatomy, Need
+from afa_jax.transfer.recipes import RECIPES, Stage, stages
+
+
+def anatomy(network: Network) -> Anatomy:
+    """Where the methods find things in a network."""
+    return Anatomy(network.head, network.heads, network.embedding or network.head, FrozenDict(network.filters))
+
+
+def run_identity(e: Experiment) -> dict[str, Any]:
+    """What makes this run this run, the contents of the files that its methods read included."""
+    files = {}
+    for name in RECIPES[e.recipe].methods:
+        path = user_path(e.methods[name].get("channel_weights", ""))
+        if e.methods[name].get("channel_weights") and path.is_file():
+            files[f"{name}.channel_weights"] = sha256(path.read_bytes()).hexdigest()
+    return identity(e) | ({"files": files} if files else {})
+
+
+def planned_stages(e: Experiment) -> tuple[Stage, ...]:
+    return stages(
+        RECIPES[e.recipe],
+        steps=e.steps,
+        learning_rate=e.learning_rate,
+        drop_after=e.drop_after,
+        drop=e.drop,
+        settings=e.methods,
+        convention=e.convention,
+        schedule=e.schedule,
+        taps=_named_taps(e) or zoo.NETWORKS[e.network].taps[e.taps],
+    )
+
+
+def _named_taps(e: Experiment) -> tuple[str, ...]:
+    return tuple(part.strip() for part in e.tap_layers.split(",") if part.strip())
+
+
+def check_taps(e: Experiment, planned: tuple[Stage, ...]) -> None:
+    """Refuses a wrong tap, or a file that does not fit the taps, before anything is trained, the source included."""
+    taps = {tap for stage in planned for tap in stage.taps} | set(_named_taps(e))
+    if not taps:
+        return
+    module, where, size = zoo.create(e.network, 1), anatomy(zoo.NETWORKS[e.network]), image_sizes(e)[0]
+    shapes = zoo.layer_shapes(module, size)
+    for tap in sorted(taps):
+        if tap not in shapes:
+            raise UserError(f"The network {e.network} has no layer {tap!r} to tap; {nearest(tap, shapes)}")
+        if len(shapes[tap]) != 4:
+            maps = [name for name, shape in shapes.items() if len(shape) == 4]
+            raise UserError(f"The layer {tap!r} of {e.network} gives no feature map; {nearest(tap, maps)}")
+    named = _named_taps(e)
+    if len(set(named)) < len(named):
+        raise UserError(f"config.tap_layers names a layer twice: {e.tap_layers}.")
+    kernels = zoo.kernels(module, size)
+    for stage in planned:
+        if Need.TAPS in stage.method.needs:
+            filters = [layer for tap in stage.taps for layer in where.filters_of(tap)]
+            for tap in stage.taps:
+                if not set(where.filters_of(tap)) <= kernels:
+                    raise UserError(
+                        f"{stage.name} weighs the filters of convolutions, and the tap {tap!r} of {e.network} is none; "
+                        f"{nearest(tap, sorted(kernels))}"
+                    )
+            if len(set(filters)) < len(filters):
+                raise UserError(
+                    f"{stage.name} weighs each filter once, and the taps {', '.join(stage.taps)} share some."
+                )
+        if file := stage.settings.get("channel_weights"):
+            read_increases(user_path(file), {tap: shapes[tap][-1] for tap in stage.taps})
