@@ -62,11 +62,11 @@ def refuse(capsys, *arguments):
         (["--config.methods.act.alpha=nan"], "config.methods.act.alpha is nan"),
         (
             ["--config.recipe=lwf", "--config.methods.lwf.temperature=0"],
-            "methods.lwf.temperature is 0.0; it must be at",
+            "lwf.temperature is 0.0; it must be at",
         ),
         (
             ["--config.recipe=bss", "--config.methods.bss.smallest=0"],
-            "methods.bss.smallest is 0; it must be at least 1",
+            "bss.smallest is 0; it must be at least 1",
         ),
         (["--config.recipe=delta", "--config.methods.delta.channel_weights=/no.json"], "There is no file /no.json"),
         (["--flagfile=/nowhere"], "/nowhere"),

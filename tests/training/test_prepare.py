@@ -78,7 +78,7 @@ def test_deltas_weights_on_some_batches_of_training_images(tmp_path, monkeypatch
             assert labels[np.round(image * 255).astype(np.uint8).tobytes()] == label
     assert (seen[0]["image"] != seen[1]["image"]).any()
     expected = np.mean([definition(batch["image"], np.asarray(batch["label"]), "conv1") for batch in seen[:4]], 0)
-    np.testing.assert_allclose(found[0], expected, atol=1e-5 * abs(expected).max())
+    np.testing.assert_allclose(found[0], expected, atol=5e-7)  # a few last digits of the loss in float32
 
 
 class Joined(nn.Module):
