@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,9 +27,10 @@ STYLE = {
 def save(figure: Figure, path: Path) -> None:
     """Writes `path` with the endings `.svg` and `.png`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".svg", ".png"):
-        metadata = {"Date": None} if suffix == ".svg" else None
-        figure.savefig(path.with_suffix(suffix), dpi=150, bbox_inches="tight", metadata=metadata)
+    with plt.rc_context(STYLE):
+        for suffix in (".svg", ".png"):
+            metadata = {"Date": None} if suffix == ".svg" else None
+            figure.savefig(path.with_suffix(suffix), dpi=150, bbox_inches="tight", metadata=metadata)
     plt.close(figure)
 
 
@@ -66,7 +68,13 @@ def alpha_range(rows: Sequence[Mapping[str, Any]], tolerance: float) -> Figure:
             panel.set(xscale="log", xlabel="alpha", title=convention)
             panel.title.set_fontsize(9)
         panels[0][0].set(ylabel="top-1 (%)", ylim=(0, 100 + 2 * len(networks) + 1))
-        panels[0][0].legend(frameon=False, loc="center left")
+        panels[0][0].set_yticks(range(0, 101, 20))
+        handles, _ = panels[0][0].get_legend_handles_labels()
+        bar = Line2D([], [], color="grey", linewidth=3, label=f"works: within {tolerance:g} points of the best")
+        cross = Line2D([], [], color="grey", marker="x", linestyle="", label="a seed blew up")
+        figure.legend(
+            handles=[*handles, bar, cross], loc="upper center", ncols=4, frameon=False, bbox_to_anchor=(0.5, -0.02)
+        )
     return figure
 
 
