@@ -1,5 +1,6 @@
 """A network, a task and an experiment that are small enough to look through."""
 
+import json
 from pathlib import Path
 
 import flax.linen as nn
@@ -117,3 +118,9 @@ def config(recipe="afa", **changes):
     }
     made.update_from_flattened_dict({**small, **changes})
     return made
+
+
+def numbers(workdir):
+    """A run's summary without what differs from day to day."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if key not in ("train_images_per_second", "finished")}
