@@ -50,21 +50,26 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
     labels = jnp.arange(batch) % 100
     shapes = zoo.layer_shapes(module, spec.image_size)
 
-    def loss(tap: str, mask: Array) -> Array:
+    # The arrays are arguments: what is computed from constants would be computed when it is compiled.
+    def loss(tap: str, variables: Any, images: Array, mask: Array) -> Array:
         logits = zoo.masked(module, variables, images, {tap: mask})
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def leave_out(tap: str, together: int, variables: Any, images: Array, which: Array) -> Array:
+        return loss_increases(partial(loss, tap, variables, images), which, shapes[tap][-1], together)
 
     first = spec.taps[4][0]
     definition = jax.jit(partial(loss, first))
     # A pass costs the same whichever filter is left out.
-    whole_pass = seconds(lambda: definition(jnp.ones(shapes[first][-1]).at[0].set(0)), repeats)
+    mask = jnp.ones(shapes[first][-1]).at[0].set(0)
+    whole_pass = seconds(partial(definition, variables, images, mask), repeats)
     rows = []
     for tap in spec.taps[4]:
         channels = shapes[tap][-1]
         together = channels_together(batch, shapes[tap])
         few = min(channels // 2, max(filters, 2 * together))
-        run = jax.jit(lambda which, tap=tap, c=channels, t=together: loss_increases(partial(loss, tap), which, c, t))
-        half, full = (seconds(partial(run, jnp.arange(n)), repeats) for n in (few, 2 * few))
+        run = jax.jit(partial(leave_out, tap, together))
+        half, full = (seconds(partial(run, variables, images, jnp.arange(n)), repeats) for n in (few, 2 * few))
         each = (full - half) / few
         once = max(0.0, half - few * each)
         rows.append({"tap": tap, "filters": channels, "together": together, "once": once, "each": each})

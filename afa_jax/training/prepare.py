@@ -28,8 +28,9 @@ from afa_jax.transfer.channel_weights import loss_increases
 from afa_jax.transfer.method import Anatomy, Frozen, Survey
 from afa_jax.types import Batch, Outputs, PyTree, Variables
 
-_TOGETHER_BYTES = 512 << 20
-"""How much the feature maps of the channels that are left out at once may take."""
+_TOGETHER_BYTES = {"cpu": 32 << 20}
+"""How much the feature maps of the channels that are left out at once may take, by backend; 512 MiB on others. A CPU is
+slower with more, because it must ask for the memory anew each time."""
 
 
 def prepare(
@@ -185,7 +186,8 @@ def channels_together(images: int, shape: tuple[int, ...]) -> int:
       images: in the batch.
       shape: of the tap for one image, `(1, H, W, C)`.
     """
-    limit = max(1, _TOGETHER_BYTES // (4 * images * math.prod(shape)))
+    room = _TOGETHER_BYTES.get(jax.default_backend(), 512 << 20)
+    limit = max(1, room // (4 * images * math.prod(shape)))
     return next(number for number in range(min(shape[-1], limit), 0, -1) if shape[-1] % number == 0)
 
 
