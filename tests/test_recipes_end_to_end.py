@@ -121,7 +121,7 @@ def test_source_images_that_are_not_the_source_networks_are_refused(tmp_path, ca
     variables = weights.load("resnet10_small", source_network(settle(tiny.config())), num_classes=5)
     weights.save(tmp_path / "net", "resnet10_small", variables)
     with pytest.raises(
-        UserError, match=r"soft_ft needs images and labels of the source task: .* 26 classes and its head 5"
+        UserError, match=r"soft_ft needs images and labels of the source task: .* 52 classes and its head 5"
     ):
         run(settle(tiny.config("soft_ft", **{"source.weights": str(tmp_path / "net")})), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
