@@ -2,7 +2,7 @@
 
     python -m afa_jax.main --config configs/quickstart.py
 
-Two CPU cores, about three minutes, of which the source network takes one, once. The result to expect: README.md.
+Two CPU cores, about four minutes, of which the source network takes one, once. The result to expect: README.md.
 """
 
 from afa_jax.config import default
