@@ -117,7 +117,10 @@ class _Run:
             for i, stage in enumerate(self.stages):
                 before = variables
                 measured, attention = trained[stage.measures] if trained else (first, {})
-                teacher = source if stage.teacher == "source" else hand_over(before, teacher, self.network.heads)
+                if stage.teacher == "source":
+                    teacher = source
+                elif teacher is not None:
+                    teacher = hand_over(before, teacher, self.network.heads)
                 variables = first if stage.start == "source" else before
                 sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
                 task = Task(self.target, teacher_module, self.anatomy, stage, self.preprocess, sgd)

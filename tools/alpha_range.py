@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from flax.core import FrozenDict
 from ml_collections import config_flags
 
 from afa_jax.config import Experiment, settle
@@ -49,11 +50,11 @@ def measure(
                 }
                 methods = {**experiment.methods}
                 for name in RECIPES[recipe].methods:
-                    methods[name] = methods[name].copy({"alpha": alpha})
+                    methods[name] = FrozenDict({**methods[name], "alpha": alpha})
                 for seed in range(experiment.seeds):
                     one = dataclasses.replace(
                         experiment, recipe=recipe, network=network, convention=convention, seed=seed, seeds=1,
-                        data=data, methods=type(experiment.methods)(methods),
+                        data=data, methods=FrozenDict(methods),
                     )  # fmt: skip
                     try:
                         summary = run(one, root / network / convention / f"{alpha:g}" / f"seed{seed}")

@@ -7,7 +7,7 @@ A name is no more than a `Name`, and is called only if the caller gave a builder
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from afa_jax.errors import UserError
 
@@ -95,8 +95,9 @@ def load(
             )
         return name
 
-    for opcode, argument, _ in pickletools.genops(file):
-        code = opcode.name
+    stream: Any = file  # what genops asks of a file, it has
+    for opcode, value, _ in pickletools.genops(stream):
+        code, argument = opcode.name, cast(Any, value)
         if code in ("PROTO", "FRAME"):
             pass
         elif code in _LITERALS:

@@ -112,7 +112,8 @@ def masked(module: nn.Module, variables: Variables, images: Array, masks: Mappin
         return output if mask is None else output * mask.astype(output.dtype)
 
     with nn.intercept_methods(multiply):
-        return module.apply(variables, images, train=False)
+        logits: Any = module.apply(variables, images, train=False)
+    return logits
 
 
 def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> dict[str, tuple[int, ...]]:
@@ -137,7 +138,7 @@ def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> 
 def kernels(module: nn.Module, image_size: int) -> set[str]:
     """The paths of all convolutions."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    params = flatten_dict(jax.eval_shape(module.init, jax.random.key(0), images)["params"])
+    params: dict[tuple[str, ...], Any] = flatten_dict(jax.eval_shape(module.init, jax.random.key(0), images)["params"])
     return {".".join(path[:-1]) for path, leaf in params.items() if path[-1] == "kernel" and leaf.ndim == 4}
 
 

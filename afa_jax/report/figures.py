@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLE = {
+STYLE: Any = {  # its type would be a list of all of matplotlib's settings
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -67,10 +67,11 @@ def prepare(
             tell=tell,
         )
         constants = jax.tree.map(np.asarray, method.prepare(survey))
-        if constants:
+        flat: dict[str, Any] = flatten_dict(constants, sep="/")
+        if flat:
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole(file) as partial_file:
-                save_file(flatten_dict(constants, sep="/"), partial_file)
+                save_file(flat, partial_file)
     return frozen.replace(constants=constants)
 
 

@@ -31,7 +31,7 @@ def category_relationship(probabilities: Array, labels: Array) -> np.ndarray:
     classes, counts = np.unique(y, return_counts=True)
     strength = 1.0
     if counts.min() >= 5:
-        train, held, own, others = train_test_split(p, y, test_size=0.2, stratify=y, random_state=0)
+        train, held, own, others = map(np.asarray, train_test_split(p, y, test_size=0.2, stratify=y, random_state=0))
         # From the most regular on, each begins where the last one ended.
         path = LogisticRegression(max_iter=_STEPS, warm_start=True)
         losses = {

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from afa_jax.transfer.attention import ChannelAttention, SpatialAttention
@@ -22,7 +21,8 @@ from afa_jax.types import PyTree
 
 _FEATURES = frozenset({Need.TEACHER_FEATURES})
 _SUMMED = frozenset({"released"})
-_SAM, _CAM = SpatialAttention(), ChannelAttention()
+_SAM: Any = SpatialAttention()  # Any, because Flax says that `apply` may give a pair
+_CAM: Any = ChannelAttention()
 
 
 def _each_tap(context: Context, loss: Callable[[str, Array, Array, dict[str, Any]], Array]) -> dict[str, Array]:
@@ -41,7 +41,8 @@ def measure_energy(survey: Survey) -> dict[str, PyTree]:
     """E‖F‖² of the teacher at each tap, over all training images, for the convention `normalised`."""
     if survey.settings["convention"] != "normalised":
         return {}
-    totals, count = dict.fromkeys(survey.taps, jnp.float32(0)), 0
+    totals: dict[str, Any] = dict.fromkeys(survey.taps, 0.0)
+    count = 0
     for outputs in survey.teacher():
         totals = {tap: total + feature_energy(outputs.features[tap]).sum() for tap, total in totals.items()}
         count += len(outputs.logits)
@@ -102,7 +103,8 @@ def fixed_spatial(context: Context) -> dict[str, Array]:
 
 def mean_attention(survey: Survey) -> dict[str, PyTree]:
     """What the SAMs that the stage before trained give, averaged over all training images: `[H·W]` a tap."""
-    totals, count = dict.fromkeys(survey.taps, jnp.float32(0)), 0
+    totals: dict[str, Any] = dict.fromkeys(survey.taps, 0.0)
+    count = 0
     for outputs in survey.teacher():
         for tap, feature in outputs.features.items():
             totals[tap] += _SAM.apply({"params": survey.attention[tap]}, feature).sum(0)

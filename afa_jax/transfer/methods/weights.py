@@ -1,5 +1,7 @@
 """Methods that look at the target's weights alone: plain fine-tuning, feature extraction, L2-SP and L2-SP-ATT."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
@@ -27,8 +29,8 @@ def feature_extraction(context: Context) -> dict[str, Array]:
 def _drift(context: Context) -> dict[str, Array]:
     """(w − w⁰)² of each parameter of the target but its heads', by path; w⁰ are the teacher's, where it began."""
     assert context.frozen.teacher is not None
-    start = flatten_dict(dict(context.frozen.teacher["params"]), sep=".")
-    now = flatten_dict(dict(context.params["target"]), sep=".")
+    start: dict[str, Any] = flatten_dict(dict(context.frozen.teacher["params"]), sep=".")
+    now: dict[str, Any] = flatten_dict(dict(context.params["target"]), sep=".")
     heads = tuple(f"{head}." for head in context.anatomy.heads)
     return {path: jnp.square(w - start[path]) for path, w in now.items() if not path.startswith(heads)}
 
@@ -38,7 +40,7 @@ def start_as_reference(context: Context) -> dict[str, Array]:
 
     released and normalised: with ½. (Its own authors' code covers kernels only.)
     """
-    return {"backbone": _half(context) * sum(squares.sum() for squares in _drift(context).values())}
+    return {"backbone": _half(context) * _total(_drift(context))}
 
 
 def weighted_start_as_reference(context: Context) -> dict[str, Array]:
@@ -57,7 +59,11 @@ def weighted_start_as_reference(context: Context) -> dict[str, Array]:
             own = weights[first : first + squares.shape[-1]]
             terms[tap] += half * scale * (own * squares.sum((0, 1, 2))).sum()
             first += squares.shape[-1]
-    return {**terms, "others": half * sum(squares.sum() for squares in drift.values())}
+    return {**terms, "others": half * _total(drift)}
+
+
+def _total(squares: dict[str, Array]) -> Array:
+    return sum((each.sum() for each in squares.values()), jnp.float32(0))
 
 
 def _half(context: Context) -> float:
