@@ -7,7 +7,7 @@ A name is no more than a `Name`, and is called only if the caller gave a builder
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from afa_jax.errors import UserError
 
@@ -46,20 +46,6 @@ class Clipped:
         return content
 
 
-_MARK = object()
-_PUSH = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict}
-_LITERALS = frozenset(
-    {
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    }
-)
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PUTS, _GETS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"}), frozenset({"GET", "BINGET", "LONG_BINGET"})
-
-
 def load(
     file: Clipped,
     builders: Mapping[Name, Callable[..., Any]],
@@ -78,79 +64,122 @@ def load(
       UserError: the pickle asks for any other name.
       Exception: it is damaged; whatever its bytes happen to bring about.
     """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    machine = _Machine(builders, persistent, kinds)
+    stream: Any = file  # what genops asks of a file, it has
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "STOP":
+            return machine.stack.pop()
+        if opcode.name not in _OPCODES:
+            raise ValueError(f"the opcode {opcode.name} has no place in a file of weights")
+        _OPCODES[opcode.name](machine, argument)
+    raise EOFError("it ends too early")
 
-    def since_mark() -> list[Any]:
-        place = next(i for i in range(len(stack) - 1, -1, -1) if stack[i] is _MARK)
-        taken = stack[place + 1 :]
-        del stack[place:]
+
+_MARK = object()
+
+
+class _Machine:
+    """A pickle's stack and memo, and what each kind of opcode does to them."""
+
+    def __init__(
+        self,
+        builders: Mapping[Name, Callable[..., Any]],
+        persistent: Callable[[Any], Any] | None,
+        kinds: Callable[[Name], bool],
+    ):
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.builders, self.kinds, self.persistent = builders, kinds, persistent
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def last(self, count: int) -> list[Any]:
+        if count > len(self.stack):
+            raise ValueError("less is there than the next opcode takes")
+        taken = self.stack[-count:]
+        del self.stack[-count:]
         return taken
 
-    def ask(name: Name) -> Name:
-        if name not in builders and not kinds(name):
+    def since_mark(self) -> list[Any]:
+        place = next(i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is _MARK)
+        return self.last(len(self.stack) - place)[1:]
+
+    def extend(self, values: list[Any]) -> None:
+        _plain(self.stack[-1], list).extend(values)
+
+    def update(self, keys_and_values: list[Any]) -> None:
+        _plain(self.stack[-1], dict).update(zip(keys_and_values[::2], keys_and_values[1::2], strict=True))
+
+    def dictionary(self) -> None:
+        taken = self.since_mark()
+        self.push({})
+        self.update(taken)
+
+    def remember(self, place: int) -> None:
+        self.memo[place] = self.stack[-1]
+
+    def mention(self, module: Any, name: Any) -> None:
+        asked = Name(_plain(module, str), _plain(name, str))
+        if asked not in self.builders and not self.kinds(asked):
             raise UserError(
-                f"its pickle asks for {name.module}.{name.name}, which is neither a tensor nor a plain container; "
+                f"its pickle asks for {asked.module}.{asked.name}, which is neither a tensor nor a plain container; "
                 "it is refused, because such a file can run code"
             )
-        return name
+        self.push(asked)
 
-    stream: Any = file  # what genops asks of a file, it has
-    for opcode, value, _ in pickletools.genops(stream):
-        code, argument = opcode.name, cast(Any, value)
-        if code in ("PROTO", "FRAME"):
-            pass
-        elif code in _LITERALS:
-            stack.append(argument)
-        elif code in _PUSH:
-            stack.append(_PUSH[code])
-        elif code in _EMPTY:
-            stack.append(_EMPTY[code]())
-        elif code in _TUPLES:
-            taken = stack[-_TUPLES[code] :]
-            del stack[-_TUPLES[code] :]
-            stack.append(tuple(taken))
-        elif code == "MARK":
-            stack.append(_MARK)
-        elif code == "TUPLE":
-            stack.append(tuple(since_mark()))
-        elif code == "LIST":
-            stack.append(since_mark())
-        elif code in ("APPEND", "APPENDS"):
-            taken = since_mark() if code == "APPENDS" else [stack.pop()]
-            _plain(stack[-1], list).extend(taken)
-        elif code in ("SETITEM", "SETITEMS", "DICT"):
-            taken = [stack.pop(-2), stack.pop()] if code == "SETITEM" else since_mark()
-            if code == "DICT":
-                stack.append({})
-            _plain(stack[-1], dict).update(zip(taken[::2], taken[1::2], strict=True))
-        elif code in _PUTS or code == "MEMOIZE":
-            memo[len(memo) if code == "MEMOIZE" else argument] = stack[-1]
-        elif code in _GETS:
-            stack.append(memo[argument])
-        elif code == "POP":
-            stack.pop()
-        elif code == "POP_MARK":
-            since_mark()
-        elif code == "GLOBAL":
-            stack.append(ask(Name(*argument.split(" ", 1))))
-        elif code == "STACK_GLOBAL":
-            name = stack.pop()
-            stack.append(ask(Name(_plain(stack.pop(), str), _plain(name, str))))
-        elif code in ("REDUCE", "NEWOBJ"):
-            arguments = _plain(stack.pop(), tuple)
-            stack.append(builders[_plain(stack.pop(), Name)](*arguments))
-        elif code == "BUILD":
-            state = stack.pop()
-            if hasattr(type(stack[-1]), "build"):
-                stack[-1].build(state)
-        elif code in ("PERSID", "BINPERSID") and persistent is not None:
-            stack.append(persistent(argument if code == "PERSID" else stack.pop()))
-        elif code == "STOP":
-            return stack.pop()
-        else:
-            raise ValueError(f"the opcode {code} has no place in a file of weights")
-    raise EOFError("it ends too early")
+    def call(self) -> None:
+        name, arguments = self.last(2)
+        self.push(self.builders[_plain(name, Name)](*_plain(arguments, tuple)))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if hasattr(type(self.stack[-1]), "build"):
+            self.stack[-1].build(state)
+
+    def refer(self, pid: Any) -> None:
+        if self.persistent is None:
+            raise ValueError("a reference where none can be")
+        self.push(self.persistent(pid))
+
+
+_LITERALS = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+)
+_OPCODES: dict[str, Callable[[_Machine, Any], Any]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda m, _: None),
+    **dict.fromkeys(_LITERALS, _Machine.push),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "MARK": lambda m, _: m.push(_MARK),
+    "TUPLE": lambda m, _: m.push(tuple(m.since_mark())),
+    "TUPLE1": lambda m, _: m.push(tuple(m.last(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m.last(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m.last(3))),
+    "LIST": lambda m, _: m.push(m.since_mark()),
+    "APPEND": lambda m, _: m.extend(m.last(1)),
+    "APPENDS": lambda m, _: m.extend(m.since_mark()),
+    "SETITEM": lambda m, _: m.update(m.last(2)),
+    "SETITEMS": lambda m, _: m.update(m.since_mark()),
+    "DICT": lambda m, _: m.dictionary(),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.remember),
+    "MEMOIZE": lambda m, _: m.remember(len(m.memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, place: m.push(m.memo[place])),
+    "POP": lambda m, _: m.last(1),
+    "POP_MARK": lambda m, _: m.since_mark(),
+    "GLOBAL": lambda m, both: m.mention(*both.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.mention(*m.last(2)),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, _: m.call()),
+    "BUILD": lambda m, _: m.build(),
+    "PERSID": _Machine.refer,
+    "BINPERSID": lambda m, _: m.refer(m.stack.pop()),
+}
 
 
 def _plain(value: Any, kind: type) -> Any:
