@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test lint results clean
 .DELETE_ON_ERROR:
 
-# The main job on embedded real data: about three minutes on two cores.
+# The main job on embedded real data: about four minutes on two cores.
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m afa_jax.main --config configs/quickstart.py
 

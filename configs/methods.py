@@ -2,8 +2,8 @@
 
     python -m afa_jax.main --config configs/methods.py
 
-Two CPU cores, about ten minutes. The alignment is in the normalised convention with alpha = 1 for each method alike;
-the other settings are the defaults. Nothing was tuned for this task. The result: docs/methods.md.
+Two CPU cores, about fifteen minutes. The alignment is in the normalised convention, with alpha = 1 for each method
+alike; the other settings are the defaults. Nothing was tuned for this task. The result: docs/methods.md.
 """
 
 from afa_jax.config import default
