@@ -1,7 +1,7 @@
 """One training step, pure: (state, frozen, batch) to (state, metrics)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import flax.linen as nn
@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from flax.core import FrozenDict
 from jax import Array
+from jax.typing import ArrayLike
 
 from afa_jax import trees
 from afa_jax.data.augment import Preprocess
@@ -98,18 +100,35 @@ def _look(task: Task, variables: Variables, images: Array, key: Array) -> Output
 
 @lru_cache(maxsize=32)
 def compile_step(task: Task) -> Step:
-    """`make_step` compiled for the default device; the state's memory is reused. Seeds share one compilation."""
-    return jax.jit(make_step(task), donate_argnums=0)
+    """`make_step` compiled for the default device; the state's memory is reused.
+
+    Seeds share one compilation, and so do all alphas and betas: they are arguments of it.
+    """
+    settings = task.stage.settings
+    unweighted = FrozenDict({**settings, "alpha": 0.0, "beta": 0.0})
+    compiled = _compile(replace(task, stage=replace(task.stage, settings=unweighted)))
+    return partial(compiled, alpha=settings["alpha"], beta=settings["beta"])
 
 
-def make_step(task: Task) -> Step:
+@lru_cache(maxsize=32)
+def _compile(task: Task) -> Callable[..., tuple[TrainState, Metrics]]:
+    def step(state: TrainState, frozen: Frozen, batch: Batch, alpha: Array, beta: Array) -> tuple[TrainState, Metrics]:
+        return make_step(task, alpha, beta)(state, frozen, batch)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_step(task: Task, alpha: ArrayLike | None = None, beta: ArrayLike | None = None) -> Step:
     """The pure step of a stage: cross-entropy + alpha·Ω + beta·½·‖head‖² (AFA eq. 4) and one move of SGD.
 
     The target runs in train mode, the teacher in eval mode (as released, so Ω > 0 already at the first step). Metrics
     are scalars of the batch before the move; `alignment` is Ω without alpha, `alignment/<tap>` its parts.
+
+    Args:
+      alpha, beta: in place of the stage's.
     """
     stage, method, optimizer = task.stage, task.stage.method, make_optimizer(task.stage, task.anatomy.head, task.sgd)
-    alpha, beta = stage.settings["alpha"], stage.settings["beta"]
+    alpha, beta = (stage.settings[n] if w is None else w for n, w in (("alpha", alpha), ("beta", beta)))
     rate = schedule(stage)
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:

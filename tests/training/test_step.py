@@ -267,6 +267,15 @@ def test_dropout_is_drawn_anew_at_each_step_and_never_for_the_teacher():
     assert all(metrics["alignment"] == 0 for metrics in found)
 
 
-def test_seeds_share_one_compilation():
-    assert compile_step(tiny.task(tiny.stage("ast"))) is compile_step(tiny.task(tiny.stage("ast")))
-    assert compile_step(tiny.task(tiny.stage("ast"))) is not compile_step(tiny.task(tiny.stage("act")))
+def test_seeds_alphas_and_betas_share_one_compilation():
+    light, heavy = (tiny.task(tiny.stage("ast", alpha=alpha, beta=alpha / 2)) for alpha in (0.25, 3.0))
+    assert compile_step(light) is compile_step(tiny.task(tiny.stage("ast", alpha=0.25, beta=0.125)))
+    assert compile_step(light).func is compile_step(heavy).func
+    assert compile_step(light).func is not compile_step(tiny.task(tiny.stage("act", alpha=0.25, beta=0.125))).func
+    for task in (light, heavy):
+        state, frozen = start(task)
+        expected, _ = jax.jit(make_step(task))(state, frozen, tiny.batch())
+        found, metrics = compile_step(task)(state, frozen, tiny.batch())
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
+        loss = metrics["cross_entropy"] + task.stage.settings["alpha"] * metrics["alignment"]
+        np.testing.assert_allclose(metrics["loss"], loss + task.stage.settings["beta"] * metrics["head_penalty"], 1e-6)
