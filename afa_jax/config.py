@@ -13,7 +13,8 @@ from typing import Any
 from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
-from afa_jax.data.catalog import CATALOG
+from afa_jax.data.catalog import find
+from afa_jax.data.dataset import AUGMENTATIONS
 from afa_jax.errors import UserError, nearest
 from afa_jax.models.network import NORMALISATIONS
 from afa_jax.models.zoo import NETWORKS
@@ -27,12 +28,28 @@ class Data:
     """The target task."""
 
     name: str = "digits"
+    """An entry of the catalogue (`afa_jax/data/builders/`), or `tfds:<name>` for one of TFDS's."""
+    dir: str = ""
+    """For `image_folder`: where the pictures are, `train/<class>/*` and `test/<class>/*`, or `<class>/*`. For
+    `tfds:<name>`: where its records are, if not in the cache."""
+    test_fraction: float = 0.2
+    """For `image_folder` without `train/` and `test/`: the share of each class that is kept for testing."""
+    splits: str = "train,test"
+    """For `tfds:<name>`: its splits for training and testing, slices among them (`train[:80%],train[80%:]`)."""
+    skip_damaged: bool = False
+    """Leave files out that are no images, and say so in the summary, in place of stopping."""
     per_class: int = 0
     """Labelled images of each class to train on, drawn by the run's seed; 0 takes the whole training split."""
     image_size: int = 0
     """Side in pixels of the crop that the network sees; 0 takes the network's own."""
     resize: int = 0
     """Side in pixels to which images are resized before the crop; 0 takes the network's own."""
+    augmentation: str = "default"
+    """`default`: images are resized whatever their aspect ratio, a random crop and its mirror image are trained on, and
+    the centre crop is tested. `improved` (DELTA Table 2): the short side is resized, the middle square trained on, and
+    the mean logits of ten crops tested."""
+    mirror: bool = True
+    """Mirror half of the training images; set it to False where a mirrored image means something else."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,9 @@ class Source:
     or `half`, mean and deviation 0.5. An Inception-V3 trained with torchvision's `transform_input=False` wants the
     second."""
     dataset: str = "letters"
-    """The source task's data set, for `weights = "train"`."""
+    """The source task's data set, for `weights = "train"` and for methods that train on it beside the target's."""
+    dir: str = ""
+    """As `data.dir`, for it."""
     steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 0.1
@@ -192,7 +211,8 @@ _LARGE = 10**8  # steps and batch sizes beyond it are slips of the keyboard
 
 
 def _check(e: Experiment) -> None:
-    _known("data.name", e.data.name, CATALOG)
+    find(e.data.name)
+    _known("data.augmentation", e.data.augmentation, AUGMENTATIONS)
     _known("network", e.network, NETWORKS)
     _known("convention", e.convention, CONVENTIONS)
     _known("source.normalisation", e.source.normalisation, ("network", *NORMALISATIONS))
@@ -203,7 +223,7 @@ def _check(e: Experiment) -> None:
     if len(set(e.recipes)) < len(e.recipes):
         raise UserError(f"config.recipe names a recipe twice: {e.recipe}.")
     if e.source.weights == "train":
-        _known("source.dataset", e.source.dataset, CATALOG)
+        find(e.source.dataset)
     if not any(layer.strip() for layer in e.tap_layers.split(",")):
         _known("taps", str(e.taps), map(str, NETWORKS[e.network].taps))
 
@@ -225,6 +245,7 @@ def _check(e: Experiment) -> None:
         "data.per_class": (e.data.per_class, 0, math.inf),
         "data.image_size": (e.data.image_size, 0, 2048),
         "data.resize": (e.data.resize, 0, 2048),
+        "data.test_fraction": (e.data.test_fraction, 0, 1),
         "source.steps": (e.source.steps, 1, _LARGE),
         "source.batch_size": (e.source.batch_size, 1, _LARGE),
         "source.learning_rate": (e.source.learning_rate, 0, math.inf),

@@ -17,12 +17,12 @@ from afa_jax import __version__, trees
 from afa_jax.config import Data, Experiment, Source, identity, image_sizes, normalisation, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
-from afa_jax.data.dataset import Dataset, Split
-from afa_jax.errors import DivergedError, UserError, nearest
+from afa_jax.data.dataset import Dataset, Request, Split
+from afa_jax.errors import DivergedError, UserError
 from afa_jax.evaluation.classification import evaluate
 from afa_jax.files import cache_folder, write_json
 from afa_jax.models import weights, zoo
-from afa_jax.plan import anatomy, check_taps, planned_stages, run_identity
+from afa_jax.plan import anatomy, check_taps, data_request, planned_stages, run_identity, source_request
 from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import METRICS, Journal
@@ -66,7 +66,7 @@ def source_network(experiment: Experiment) -> Path:
         return Path(source.weights)
     size, resize = image_sizes(experiment)
     training = Experiment(
-        data=Data(source.dataset, image_size=size, resize=resize),
+        data=Data(source.dataset, source.dir, image_size=size, resize=resize),
         source=Source(normalisation=source.normalisation),
         network=experiment.network,
         recipe="scratch",
@@ -94,20 +94,19 @@ class _Run:
         self.recipe: Recipe = RECIPES[experiment.recipe]
         self.stages = planned_stages(experiment)
         self.network = zoo.NETWORKS[experiment.network]
-        size, resize = image_sizes(experiment)
-        mirrored = catalog.CATALOG[experiment.data.name].mirrored
-        self.preprocess = Preprocess(size, mirrored, *normalisation(experiment))
+        mirrored = experiment.data.mirror and catalog.find(experiment.data.name).mirrored
+        self.preprocess = Preprocess(image_sizes(experiment)[0], mirrored, *normalisation(experiment))
         self.anatomy = anatomy(self.network)
         self.dtype = _dtype(experiment.dtype)
         check_taps(experiment, self.stages)
-        self.data: Dataset = _load(experiment.data.name, resize, experiment.data.per_class, experiment.seed)
+        self.data: Dataset = _load(experiment.data.name, data_request(experiment))
         self.target = zoo.create(experiment.network, len(self.data.classes), self.dtype)
 
     def train(self) -> dict[str, Any]:
         e = self.experiment
         first, teacher_module, source = self._start()
         source_images = self._source_images(source)
-        sign(self.workdir, run_identity(e), fingerprint(source))
+        sign(self.workdir, run_identity(e), fingerprint(source), self.data.key)
         variables, teacher = first, source
         trained: list[tuple[Variables, PyTree]] = []
         pace = Pace()
@@ -175,11 +174,10 @@ class _Run:
             f"{e.recipe} needs images and labels of the source task: set source.dataset to the data set on which the "
         )
         advice += "source network was trained"
-        if e.source.dataset not in catalog.CATALOG:
-            raise UserError(
-                f"{advice}; {e.source.dataset!r} does not exist; {nearest(e.source.dataset, catalog.CATALOG)}"
-            )
-        data = _load(e.source.dataset, image_sizes(e)[1], 0, e.seed)
+        try:
+            data = _load(e.source.dataset, source_request(e))
+        except UserError as error:
+            raise UserError(f"{advice}. {error}") from error
         if len(data.classes) != wanted:
             raise UserError(f"{advice}; {e.source.dataset} has {len(data.classes)} classes and its head {wanted}.")
         return data.train
@@ -262,10 +260,12 @@ class _Run:
             "seed": e.seed,
             "train_images": len(self.data.train),
             "test_images": len(self.data.test),
+            **({"damaged": self.data.damaged} if self.data.damaged else {}),
             "stages": results,
             "last_top1": results[-1]["last_top1"],
             "best_test_top1": max(result["best_test_top1"] for result in results if result["kept"]),
             "train_images_per_second": round(pace.images_per_second, 1),
+            "waiting_for_data_share": round(pace.waiting_share, 4),
             "device": device(),
             "versions": versions(),
             "finished": datetime.now(UTC).date().isoformat(),
@@ -279,8 +279,8 @@ class _Run:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, size: int, per_class: int, seed: int) -> Dataset:
-    return catalog.load(name, size=size, per_class=per_class, seed=seed)
+def _load(name: str, request: Request) -> Dataset:
+    return catalog.load(name, request)
 
 
 def _dtype(name: str) -> Any:

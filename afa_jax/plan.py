@@ -6,6 +6,7 @@ from typing import Any
 from flax.core import FrozenDict
 
 from afa_jax.config import Experiment, identity, image_sizes
+from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError, nearest
 from afa_jax.files import user_path
 from afa_jax.models import zoo
@@ -18,6 +19,28 @@ from afa_jax.transfer.recipes import RECIPES, Stage, stages
 def anatomy(network: Network) -> Anatomy:
     """Where the methods find things in a network."""
     return Anatomy(network.head, network.heads, network.embedding or network.head, FrozenDict(network.filters))
+
+
+def data_request(e: Experiment) -> Request:
+    """The target task's images as the experiment wants them."""
+    (size, resize), d = image_sizes(e), e.data
+    return Request(
+        size=resize,
+        crop=size,
+        per_class=d.per_class,
+        seed=e.seed,
+        augmentation=d.augmentation,
+        folder=d.dir,
+        test_fraction=d.test_fraction,
+        splits=d.splits,
+        skip_damaged=d.skip_damaged,
+    )
+
+
+def source_request(e: Experiment) -> Request:
+    """The source task's images, as many as there are."""
+    size, resize = image_sizes(e)
+    return Request(size=resize, crop=size, seed=e.seed, folder=e.source.dir, skip_damaged=e.data.skip_damaged)
 
 
 def run_identity(e: Experiment) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from afa_jax.config import settle
-from afa_jax.data.catalog import CATALOG
 from afa_jax.models.zoo import NETWORKS
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -22,10 +21,9 @@ def load(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_config_settles_and_is_documented(path, monkeypatch):
+def test_a_config_settles_and_is_documented(path):
     module = load(path)
     config = module.get_config()
-    monkeypatch.setitem(CATALOG, config.data.name, CATALOG.get(config.data.name))
     experiment = settle(config)
     assert f"python -m afa_jax.main --config configs/{path.name}" in module.__doc__
     source = experiment.source.weights
@@ -39,7 +37,6 @@ def test_the_papers_protocol_is_the_default():
     from afa_jax.plan import planned_stages
 
     config = load(FOLDER / "stanford_dogs120.py").get_config()
-    config.data.name = "digits"
     first, second = planned_stages(settle(config))
     assert (config.batch_size, config.momentum) == (64, 0.9)
     assert [(s.name, s.steps, s.drop_at, s.settings["alpha"], s.settings["beta"]) for s in (first, second)] == [

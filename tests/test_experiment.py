@@ -17,6 +17,7 @@ import pytest
 from afa_jax.comparison import run_all
 from afa_jax.config import settle
 from afa_jax.data import catalog
+from afa_jax.data.dataset import Request
 from afa_jax.errors import DivergedError
 from afa_jax.experiment import run, source_network
 from afa_jax.main import main
@@ -66,7 +67,7 @@ def test_algorithm_1(tmp_path, monkeypatch):
 
 def test_the_result_is_the_saved_models_on_the_whole_test_split(whole):
     experiment = settle(tiny.config(eval_every=2))
-    data = catalog.load("digits", size=8, per_class=3, seed=0)
+    data = catalog.load("digits", Request(size=8, per_class=3, seed=0))
     network = zoo.NETWORKS["resnet10_small"]
     images = (data.test.images / np.float32(255) - np.array(network.mean)) / np.array(network.std)
     variables = weights.load("resnet10_small", whole / "model")
@@ -79,9 +80,9 @@ def test_a_seed_chooses_its_own_labelled_images(tmp_path, monkeypatch):
     asked = []
     honest = catalog.load
 
-    def load(name, **settings):
-        asked.append(settings["seed"])
-        return honest(name, **settings)
+    def load(name, request):
+        asked.append(request.seed)
+        return honest(name, request)
 
     monkeypatch.setattr("afa_jax.experiment.catalog.load", load)
     run(settle(tiny.config("scratch", steps=1, seed=77)), tmp_path / "run")
@@ -103,7 +104,7 @@ def test_a_run_leaves_what_the_design_promises(whole):
         "config.json",
         "metrics.jsonl",
         "model",
-        "source.json",
+        "origin.json",
         "summary.json",
         "tensorboard",
     }

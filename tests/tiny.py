@@ -123,4 +123,8 @@ def config(recipe="afa", **changes):
 def numbers(workdir):
     """A run's summary without what differs from day to day."""
     summary = json.loads((workdir / "summary.json").read_text())
-    return {key: value for key, value in summary.items() if key not in ("train_images_per_second", "finished")}
+    return {
+        key: value
+        for key, value in summary.items()
+        if key not in ("train_images_per_second", "waiting_for_data_share", "finished")
+    }

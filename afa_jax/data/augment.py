@@ -14,7 +14,7 @@ class Preprocess:
 
     Attributes:
       size: side of the crop in pixels.
-      flip: mirror half of the training images.
+      flip: mirror half of the training images, and all crops of ten-crop evaluation.
       mean, std: of the normalisation, a channel each, for images scaled to [0, 1].
     """
 
@@ -34,6 +34,19 @@ class Preprocess:
     def test(self, images: Array) -> Array:
         """The centre crop: uint8 `[B, S, S, 3]` to float32 `[B, size, size, 3]`."""
         return normalise(centre_crop(images, self.size), self.mean, self.std)
+
+    def views(self, images: Array) -> Array:
+        """What a test image's logits are the mean of: float32 `[V, B, size, size, 3]`.
+
+        Args:
+          images: `[B, S, S, 3]`, of which the centre crop is the only view, or five crops of each,
+            `[B, 5, size, size, 3]`; with their mirror images, if images are mirrored at all, they are the ten of
+            ten-crop evaluation (DELTA Table 2).
+        """
+        if images.ndim == 4:
+            return self.test(images)[None]
+        crops = normalise(jnp.moveaxis(images, 1, 0), self.mean, self.std)
+        return jnp.concatenate([crops, crops[..., ::-1, :]]) if self.flip else crops
 
 
 def random_crop(key: Array, images: Array, size: int) -> Array:

@@ -24,9 +24,19 @@ def _order(count: int, seed: int, epoch: int, purpose: str) -> np.ndarray:
     return generator(purpose, seed, epoch).permutation(count)
 
 
-def train_batch(split: Split, batch_size: int, step: int, seed: int, purpose: str = "order") -> dict[str, np.ndarray]:
-    """The batch of `step`: `image` uint8 `[B, S, S, 3]`, `label` and `index` int32 `[B]`, in memory of their own."""
-    chosen = batch_indices(len(split), batch_size, step, seed, purpose)
+def train_batch(
+    split: Split, batch_size: int, step: int, seed: int, purpose: str = "order", part: tuple[int, int] = (0, 1)
+) -> dict[str, np.ndarray]:
+    """The batch of `step`: `image` uint8 `[B, S, S, 3]`, `label` and `index` int32 `[B]`, in memory of their own.
+
+    Args:
+      part: (k, n), the k-th of n processes, counted from 0, which reads its n-th of the batch; laid end to end, their
+        parts are the whole batch.
+    """
+    k, n = part
+    assert batch_size % n == 0, f"a batch of {batch_size} has no {n} equal parts"
+    own = slice(k * batch_size // n, (k + 1) * batch_size // n)
+    chosen = batch_indices(len(split), batch_size, step, seed, purpose)[own]
     return {"image": split.images[chosen], "label": split.labels[chosen], "index": chosen.astype(np.int32)}
 
 

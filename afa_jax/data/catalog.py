@@ -1,23 +1,50 @@
 """The data sets by name."""
 
-from afa_jax.data import builders
-from afa_jax.data.dataset import Builder, Dataset
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from afa_jax.data import builders, tfds_catalog
+from afa_jax.data.dataset import Builder, Dataset, Images, Request
+from afa_jax.data.images import five_crops
 from afa_jax.errors import UserError, nearest
 from afa_jax.registry import collect
 
 CATALOG: dict[str, Builder] = collect(builders, "DATASETS")
 
 
-def load(name: str, *, size: int, per_class: int = 0, seed: int = 0) -> Dataset:
-    """Loads a data set with its images resized to `size` × `size` pixels.
-
-    Args:
-      per_class: labelled images a class for training; 0 takes all.
-      seed: of their choice.
+def find(name: str) -> Builder:
+    """The entry of a name in `CATALOG`, or of `tfds:<name>`.
 
     Raises:
-      UserError: no data set has that name, or a class has too few images.
+      UserError: no data set has that name.
     """
+    if name.startswith(tfds_catalog.PREFIX):
+        return tfds_catalog.named(name)
     if name not in CATALOG:
-        raise UserError(f"There is no data set {name!r}; {nearest(name, CATALOG)}")
-    return CATALOG[name].load(size, per_class, seed)
+        raise UserError(f"There is no data set {name!r}; {nearest(name, [*CATALOG, tfds_catalog.PREFIX + '<name>'])}")
+    return CATALOG[name]
+
+
+def load(name: str, request: Request) -> Dataset:
+    """Loads a data set; for `augmentation="improved"` its test images are five crops each.
+
+    Raises:
+      UserError: no data set has that name, it cannot be had, or a class has too few images.
+    """
+    data = find(name).load(request)
+    if request.augmentation == "improved":
+        return replace(data, test=replace(data.test, images=_FiveCrops(data.test.images, request.crop)))
+    return data
+
+
+@dataclass(frozen=True)
+class _FiveCrops:
+    images: Images
+    size: int
+
+    def __getitem__(self, chosen: Any, /) -> np.ndarray:
+        if np.ndim(chosen) == 0:
+            return five_crops(self.images[chosen], self.size)
+        return np.stack([five_crops(self.images[i], self.size) for i in chosen])

@@ -1,25 +1,58 @@
 """What a data set is to the rest of the code, and the choice of few labelled images a class."""
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from afa_jax.errors import UserError
 
+AUGMENTATIONS = ("default", "improved")
+
+
+class Images(Protocol):
+    """Decoded images that are read when they are asked for."""
+
+    def __getitem__(self, chosen: Any, /) -> np.ndarray:
+        """The image of an index, uint8 `[H, W, 3]`, or those of many, `[B, H, W, 3]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some of the images, such as the few labelled ones among all that are cached."""
+
+    images: Images
+    rows: np.ndarray
+
+    def __getitem__(self, chosen: Any, /) -> np.ndarray:
+        return self.images[self.rows[chosen]]
+
 
 @dataclass(frozen=True)
 class Split:
-    """Decoded images, all of one size, and their labels."""
+    """Images and their labels."""
 
-    images: np.ndarray
-    """uint8 `[N, S, S, 3]`; it may be memory-mapped."""
+    images: Images
+    """uint8 `[S, S, 3]` each; for ten-crop evaluation five crops, `[5, crop, crop, 3]`."""
     labels: np.ndarray
     """int32 `[N]`."""
+    files: Sequence[str] = ()
+    """Their names, where they have any."""
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What else is known of each image, `[N, …]` by name: `original_size` (width and height in pixels before it was
+    resized), CUB's `parts` and `bounding_box` in pixels of that."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, chosen: np.ndarray) -> "Split":
+        """The images of these indices, in their order; none is read."""
+        extras = {name: values[chosen] for name, values in self.extras.items()}
+        files = [str(self.files[i]) for i in chosen] if self.files else ()
+        return Split(Rows(self.images, chosen), self.labels[chosen], files, extras)
 
 
 @dataclass(frozen=True)
@@ -29,6 +62,38 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     test: Split
+    key: str = ""
+    """Changes with whatever its images and labels are made from."""
+    damaged: tuple[str, ...] = ()
+    """The files that are no images and were left out, with the reason."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which images of a data set are wanted, and in which form.
+
+    Attributes:
+      size: side in pixels to which images are resized.
+      crop: side in pixels of the crop that the network sees.
+      per_class: labelled images a class for training; 0 takes all.
+      seed: of their choice, and of the splits of a set that has none of its own.
+      augmentation: `default`: images are resized to `size` × `size` whatever their aspect ratio. `improved`: the short
+        side is resized to `size`; the middle square is trained on, and the test images stay whole for ten-crop.
+      folder: of a person's own images.
+      test_fraction: of them that is for testing, where the folder does not say which.
+      splits: names of a TFDS data set's splits for training and testing, separated by a comma.
+      skip_damaged: files that are no images are left out in place of stopping.
+    """
+
+    size: int
+    crop: int = 0
+    per_class: int = 0
+    seed: int = 0
+    augmentation: str = "default"
+    folder: str = ""
+    test_fraction: float = 0.2
+    splits: str = "train,test"
+    skip_damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,11 +101,11 @@ class Builder:
     """One entry of the catalogue.
 
     Attributes:
-      load: (side of the images in pixels, labelled images a class or 0 for all, seed of their choice) to the data.
+      load: gives what a request wants; `catalog.load` does the rest.
       mirrored: a left-right mirrored image still shows its class, so training may flip it.
     """
 
-    load: Callable[[int, int, int], Dataset]
+    load: Callable[[Request], Dataset]
     mirrored: bool = True
 
 
@@ -82,3 +147,17 @@ def few_per_class(labels: np.ndarray, per_class: int, seed: int, *, spare: int =
             )
         chosen.append(members[:per_class])
     return np.sort(np.concatenate(chosen))
+
+
+def limited(data: Dataset, request: Request) -> Dataset:
+    """The data set with as many labelled images a class for training as the request wants.
+
+    Raises:
+      UserError: a class has fewer, or none.
+    """
+    missing = sorted(set(range(len(data.classes))) - set(data.train.labels.tolist()))
+    if missing:
+        raise UserError(f"The class {data.classes[missing[0]]} has no image to train on.")
+    if not request.per_class:
+        return data
+    return replace(data, train=data.train.take(few_per_class(data.train.labels, request.per_class, request.seed)))

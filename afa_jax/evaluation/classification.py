@@ -19,7 +19,9 @@ from afa_jax.types import Batch, Variables
 @lru_cache(maxsize=8)
 def _compile(module: nn.Module, preprocess: Preprocess) -> Callable[[Variables, Batch], dict[str, Array]]:
     def count(variables: Variables, batch: Batch) -> dict[str, Array]:
-        logits = forward(module, variables, preprocess.test(batch["image"])).logits
+        views = preprocess.views(batch["image"])
+        # One view after the other, so that ten crops need no more memory than one.
+        logits = jax.lax.map(lambda view: forward(module, variables, view).logits, views).mean(0)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         hits = logits.argmax(-1) == batch["label"]
         # Where the batch is filled up, a mask of 0 would turn an infinite loss into NaN; `where` does not.
@@ -34,7 +36,7 @@ def _compile(module: nn.Module, preprocess: Preprocess) -> Callable[[Variables, 
 def evaluate(
     module: nn.Module, variables: Variables, split: Split, preprocess: Preprocess, batch_size: int
 ) -> dict[str, float]:
-    """The network alone, in eval mode, on every image of `split` once.
+    """The network alone, in eval mode, on every image of `split` once; its logits are the mean over an image's views.
 
     Returns:
       `top1` as a share in [0, 1], `loss` (mean cross-entropy) and `count`.

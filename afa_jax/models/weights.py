@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from afa_jax import trees
+from afa_jax.download import fetch
 from afa_jax.errors import UserError, nearest
 from afa_jax.files import user_path, whole
 from afa_jax.initializers import torch_linear
@@ -26,7 +27,6 @@ from afa_jax.models.convert import (
     to_state_dict,
     told,
 )
-from afa_jax.models.download import fetch
 from afa_jax.models.zoo import NETWORKS, create, initialise, known
 from afa_jax.types import Variables
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from afa_jax.data.batches import train_batch
 from afa_jax.data.dataset import Split
+from afa_jax.data.prefetch import prefetch
 from afa_jax.errors import DivergedError
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal
@@ -34,14 +35,22 @@ class Cadence:
 
 @dataclass
 class Pace:
-    """Training speed, with evaluation, checkpoints and the first (compiling) step left out."""
+    """Training speed, with evaluation, checkpoints and the first (compiling) step left out.
+
+    `waited` are those of the seconds in which the next batch was not there yet.
+    """
 
     images: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
     @property
     def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        return self.waited / self.seconds if self.seconds else 0.0
 
 
 def train_stage(
@@ -78,12 +87,17 @@ def train_stage(
     journal.begin(stage.name, first)
     values: dict[str, float] = {}
     unread: tuple[int, Metrics] | None = None
-    started = time.perf_counter()
-    for done in range(first + 1, last + 1):
-        place = stage.first_batch + done - 1
+
+    def load(place: int) -> dict[str, Any]:
         batch: dict[str, Any] = train_batch(split, batch_size, place, seed)
         if source is not None:
             batch["source"] = train_batch(source, batch_size, place, seed, purpose="source order")
+        return batch
+
+    places = range(stage.first_batch + first, stage.first_batch + last)
+    started = time.perf_counter()
+    for done, batch in enumerate(prefetch(load, places), first + 1):
+        waited = time.perf_counter() - started
         state, metrics = step_fn(state, frozen, batch)
         log, test, save = (
             cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
@@ -99,6 +113,7 @@ def train_stage(
         if done > first + 1:
             pace.images += batch_size
             pace.seconds += time.perf_counter() - started
+            pace.waited += waited
         if log:
             journal.record(stage.name, done, "train", values)
         if test:

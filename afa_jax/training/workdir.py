@@ -14,7 +14,7 @@ from afa_jax.errors import UserError
 from afa_jax.files import locked, write_json
 from afa_jax.types import Variables
 
-CONFIG, SOURCE, SUMMARY, MODEL = "config.json", "source.json", "summary.json", "model"
+CONFIG, ORIGIN, SUMMARY, MODEL = "config.json", "origin.json", "summary.json", "model"
 
 
 @contextmanager
@@ -45,23 +45,26 @@ def claim(workdir: Path, config: Mapping[str, Any], *, wait: bool = False) -> It
         yield
 
 
-def sign(workdir: Path, config: Mapping[str, Any], source: str) -> None:
+def sign(workdir: Path, config: Mapping[str, Any], source: str, data: str) -> None:
     """Keeps the run's settings as `config.json`: from now on the folder is this run's.
 
     Args:
       source: the fingerprint of the source network.
+      data: that of the images and labels; empty where they cannot change.
 
     Raises:
-      UserError: the run has begun with another source network.
+      UserError: the run has begun with another source network, or with other images.
     """
     write_json(workdir / CONFIG, config)
-    path = workdir / SOURCE
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != source:
-        raise UserError(
-            f"The source network is not the one with which the run in {workdir} began: bring that one back, or choose "
-            "another folder with --workdir."
-        )
-    write_json(path, source)
+    path, now = workdir / ORIGIN, {"source network": source, "images": data}
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
+    for what, digest in now.items():
+        if begun[what] != digest:
+            raise UserError(
+                f"The {what} {'are' if what.endswith('s') else 'is'} not what the run in {workdir} began with: bring "
+                "that back, or choose another folder with --workdir."
+            )
+    write_json(path, now)
 
 
 def fingerprint(variables: Variables | None) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from afa_jax.data import catalog
-from afa_jax.data.dataset import few_per_class
+from afa_jax.data.dataset import Request, few_per_class
 from afa_jax.errors import UserError
 
 
@@ -26,26 +26,26 @@ def test_more_labelled_images_than_there_are():
 
 
 def test_digits():
-    data = catalog.load("digits", size=16, per_class=5, seed=3)
+    data = catalog.load("digits", Request(size=16, per_class=5, seed=3))
     assert (len(data.train), len(data.test), len(data.classes)) == (50, 1747, 10)
     assert np.bincount(data.train.labels).tolist() == [5] * 10
     assert data.train.images.shape == (50, 16, 16, 3) and data.train.images.dtype == np.uint8
     assert data.test.images.min() == 0 and data.test.images.max() > 240
     together = np.concatenate([data.train.images, data.test.images]).reshape(1797, -1)
-    everything = catalog.load("digits", size=16, per_class=1, seed=0)
+    everything = catalog.load("digits", Request(size=16, per_class=1, seed=0))
     again = np.concatenate([everything.train.images, everything.test.images]).reshape(1797, -1)
     np.testing.assert_array_equal(np.sort(together.sum(1)), np.sort(again.sum(1)))  # no digit lost, none twice
 
 
 def test_digits_need_a_split():
     with pytest.raises(UserError, match=r"set data.per_class"):
-        catalog.load("digits", size=16)
+        catalog.load("digits", Request(size=16))
     with pytest.raises(UserError, match="set it to at most 173"):
-        catalog.load("digits", size=16, per_class=1000)
+        catalog.load("digits", Request(size=16, per_class=1000))
 
 
 def test_letters_are_always_the_same_and_all_there():
-    data, again = (catalog.load("letters", size=8) for _ in range(2))
+    data, again = (catalog.load("letters", Request(size=8)) for _ in range(2))
     assert (len(data.train), len(data.test), len(data.classes)) == (10_400, 1_040, 52)
     assert np.bincount(data.train.labels).tolist() == [200] * 52
     assert np.bincount(data.test.labels).tolist() == [20] * 52
@@ -55,15 +55,15 @@ def test_letters_are_always_the_same_and_all_there():
 
 
 def test_letters_have_the_grey_levels_of_the_digits():
-    letters, digits = catalog.load("letters", size=8), catalog.load("digits", size=8, per_class=1)
+    letters, digits = catalog.load("letters", Request(size=8)), catalog.load("digits", Request(size=8, per_class=1))
     assert set(np.unique(letters.train.images)) == set(np.unique(digits.test.images))
     assert abs(letters.train.images.mean() - digits.test.images.mean()) < 15
 
 
 def test_letters_few():
-    assert len(catalog.load("letters", size=8, per_class=2).train) == 104
+    assert len(catalog.load("letters", Request(size=8, per_class=2)).train) == 104
 
 
 def test_a_wrong_name():
     with pytest.raises(UserError, match="no data set 'digit'; did you mean digits"):
-        catalog.load("digit", size=8)
+        catalog.load("digit", Request(size=8))

@@ -15,7 +15,7 @@ def test_a_new_folder_is_made_and_signed(tmp_path):
     workdir = tmp_path / "deep" / "run"
     with claim(workdir, CONFIG):
         assert not (workdir / "config.json").exists()
-        sign(workdir, CONFIG, "a")
+        sign(workdir, CONFIG, "a", "")
     with claim(workdir, CONFIG):
         pass
     assert json.loads((workdir / "config.json").read_text())["recipe"] == "afa"
@@ -34,25 +34,28 @@ def refuse(workdir, config, match):
 
 def test_another_run_is_refused_and_the_difference_named(tmp_path):
     with claim(tmp_path, CONFIG):
-        sign(tmp_path, CONFIG, "a")
+        sign(tmp_path, CONFIG, "a", "")
     other = {**CONFIG, "methods": {"ast": {"alpha": 0.2}}, "seed": 1}
     refuse(
         tmp_path, other, r"another run \(methods.ast.alpha is 0.1 there and 0.2 here; seed is None there and 1 here\)"
     )
 
 
-def test_another_source_network_is_refused(tmp_path):
+def test_another_source_network_or_other_images_are_refused(tmp_path):
     with claim(tmp_path, CONFIG):
-        sign(tmp_path, CONFIG, "a")
-        sign(tmp_path, CONFIG, "a")
-        with pytest.raises(UserError, match="not the one with which the run"):
-            sign(tmp_path, CONFIG, "b")
+        sign(tmp_path, CONFIG, "a", "x")
+        sign(tmp_path, CONFIG, "a", "x")
+        with pytest.raises(UserError, match=r"The source network is not what the run in .* began with: bring that"):
+            sign(tmp_path, CONFIG, "b", "x")
+        with pytest.raises(UserError, match=r"The images are not what the run in .* began with: bring that"):
+            sign(tmp_path, CONFIG, "a", "y")
+        sign(tmp_path, CONFIG, "a", "x")
 
 
 def test_what_a_kill_left_half_written_is_no_hindrance(tmp_path):
     (tmp_path / "config.partial").touch()
     with claim(tmp_path, CONFIG):
-        sign(tmp_path, CONFIG, "a")
+        sign(tmp_path, CONFIG, "a", "")
 
 
 def test_other_peoples_files_are_refused(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from afa_jax.data.builders.digits import enlarge
-from afa_jax.data.dataset import Builder, Dataset, Split, few_per_class, generator
+from afa_jax.data.dataset import Builder, Dataset, Request, Split, generator, limited
 
 CLASSES = tuple(string.ascii_letters)
 TRAIN_PER_CLASS, TEST_PER_CLASS = 200, 20
@@ -21,17 +21,14 @@ _FAMILIES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmb10", "cmr10", "cmss
 _CANVAS = 96  # pixels; the letter is drawn large here before it is made small
 
 
-def load(size: int, per_class: int, seed: int) -> Dataset:
-    """Draws the set: always the same letters, of which `per_class` (0: all 200) of each class are for training."""
+def load(request: Request) -> Dataset:
+    """Draws the set: always the same letters, `request.per_class` (0: all 200) of each class for training."""
     labels = np.tile(np.arange(len(CLASSES), dtype=np.int32), TRAIN_PER_CLASS + TEST_PER_CLASS)
-    images = enlarge(np.stack(list(_draw(labels))), size)
+    images = enlarge(np.stack(list(_draw(labels))), request.size)
     held_out = len(CLASSES) * TEST_PER_CLASS
     test = Split(images[:held_out], labels[:held_out])
     train = Split(images[held_out:], labels[held_out:])
-    if per_class:
-        chosen = few_per_class(train.labels, per_class, seed)
-        train = Split(train.images[chosen], train.labels[chosen])
-    return Dataset(CLASSES, train, test)
+    return limited(Dataset(CLASSES, train, test), request)
 
 
 def _draw(labels: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,6 +1,6 @@
 """CUB-200-2011: 5,994 training images of 200 birds; ImageNet source (AFA Tables 3 to 11, DELTA Table 1).
 
-    python -m afa_jax.main --config configs/cub200.py
+    python -m afa_jax.main --config configs/cub200_2011.py
 
 The papers' protocol (AFA §5.2, DELTA §4.2): batches of 64, 9,000 steps, SGD with momentum 0.9 from a rate of 0.01 that
 is divided by ten after two thirds of each stage, images resized to 256 and cropped to 224. These are the defaults.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from afa_jax.download import fetch
 from afa_jax.errors import UserError
-from afa_jax.models.download import fetch
 
 CONTENT = bytes(range(256)) * 4000
 NAME = f"net-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"

@@ -24,7 +24,7 @@ class _BrokenOffError(Exception):
     """The connection ended before the file did."""
 
 
-def fetch(url: str) -> Path:
+def fetch(url: str, folder: str = "weights") -> Path:
     """The file of `url`, from the cache or over the network.
 
     `$AFA_JAX_MIRROR` names another place for files of the same names: a folder, or the beginning of a URL. A file
@@ -33,6 +33,7 @@ def fetch(url: str) -> Path:
     Args:
       url: the file is checked against the digest in `…#sha256=<digest>` or else against the one in the file's name,
         `net-<first digits>.pth`; that there is neither is said.
+      folder: of the cache, for files of its kind.
 
     Raises:
       UserError: no network, the server refuses, the file is not the one that was promised, or the disk is full; nothing
@@ -42,11 +43,11 @@ def fetch(url: str) -> Path:
     name = url.rsplit("/", 1)[-1]
     in_name = re.search(r"-([0-9a-f]{8,64})\.", name)
     digest = digest or (in_name[1] if in_name else "")
-    folder = cache_folder() / "weights"
-    path = folder / name
+    place = cache_folder() / folder
+    path = place / name
     mirror = os.environ.get(MIRROR, "")
     try:
-        with locked(folder / f".{name}.lock", wait=True):
+        with locked(place / f".{name}.lock", wait=True):
             if path.is_file():
                 _check(path, name, digest)
             elif mirror and "://" not in mirror:
@@ -59,7 +60,7 @@ def fetch(url: str) -> Path:
             return path
     except OSError as error:
         raise UserError(
-            f"The cache {folder} cannot be written ({error.strerror or error}): move it with AFA_JAX_CACHE."
+            f"The cache {place} cannot be written ({error.strerror or error}): move it with AFA_JAX_CACHE."
         ) from error
 
 

@@ -1,0 +1,267 @@
+"""Images are decoded and resized once; what is kept of them is one array, read through the memory's map."""
+
+import json
+import os
+import shutil
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import features
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from afa_jax.data.dataset import Dataset, Request, Split
+from afa_jax.data.images import decode, resize
+from afa_jax.errors import UserError
+from afa_jax.files import cache_folder, locked, write_json
+
+_FORMAT = 1
+"""Of the cache's files; a change makes them anew."""
+_HEADER = 128  # bytes of a .npy file before its numbers
+_TOLD = 20  # damaged files named in a message
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One image as it is on disk."""
+
+    file: str
+    data: bytes
+    label: int
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fault: str = ""
+    """Why it could not be read."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """A split before it is decoded; `read` is called from several threads."""
+
+    classes: Sequence[str]
+    count: int
+    read: Callable[[int], Encoded]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a split comes from: a name for people, what identifies its encoded images, and how to open them."""
+
+    name: str
+    key: Mapping[str, Any]
+    open: Callable[[], Files]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A split after it is decoded; `damaged` has the files that are no images, with the reason."""
+
+    classes: tuple[str, ...]
+    split: Split
+    damaged: tuple[str, ...]
+
+
+class DamagedError(UserError):
+    """Some files are no images; `files` has them with the reason."""
+
+    def __init__(self, files: Sequence[str]):
+        self.files = tuple(files)
+        more = f", and {len(files) - _TOLD:,} more" if len(files) > _TOLD else ""
+        super().__init__(
+            f"{len(files):,} {'file is no image' if len(files) == 1 else 'files are no images'}: "
+            f"{', '.join(files[:_TOLD])}{more}; mend or remove them, or leave them out with "
+            "--config.data.skip_damaged=True."
+        )
+
+
+def load_splits(request: Request, train: Source, test: Source) -> Dataset:
+    """Both splits, whole, in the form that the request wants.
+
+    Raises:
+      DamagedError, UserError: as `cached`; the damaged files of both splits are told at once.
+    """
+    forms = {"default": ("square", "square"), "improved": ("middle", "whole")}[request.augmentation]
+    found, damaged = [], []
+    for form, source in zip(forms, (train, test), strict=True):
+        try:
+            found.append(cached(source, form, request.size, skip_damaged=request.skip_damaged))
+        except DamagedError as error:
+            damaged += error.files
+    if damaged:
+        raise DamagedError(list(dict.fromkeys(damaged)))
+    classes, (train_split, test_split) = found[0].classes, (cached.split for cached in found)
+    left = dict.fromkeys(file for cached in found for file in cached.damaged)
+    key = sha256(json.dumps([train.key, test.key], sort_keys=True).encode()).hexdigest()
+    return Dataset(classes, train_split, test_split, key, tuple(left))
+
+
+def cached(source: Source, form: str, size: int, *, skip_damaged: bool) -> Cached:
+    """A split in a form of `images.FORMS`, from the cache, or decoded into it.
+
+    Two processes may ask at once; one decodes and the other waits. A build that is stopped leaves nothing that a later
+    one would take for whole.
+
+    Args:
+      source: is opened only where it is not decoded yet; its key, the form, the size and the decoder's version name the
+        folder in the cache.
+      size: side in pixels, see `FORMS`.
+
+    Raises:
+      DamagedError: some files are no images, and `skip_damaged` is false.
+      UserError: the cache cannot be written, or the disk is full.
+    """
+    decoder = {"format": _FORMAT, "pillow": PIL.__version__, "jpeg": features.version("libjpeg_turbo")}
+    whole_key = {**decoder, "form": form, "size": size, **source.key}
+    digest = sha256(json.dumps(whole_key, sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache_folder() / "images" / f"{source.name}-{form}{size}-{digest}"
+    try:
+        with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
+            if not folder.exists():
+                _build(folder, form, size, whole_key, source, skip_damaged)
+        return _open(folder, form, skip_damaged)
+    except OSError as error:
+        raise UserError(
+            f"The cache {folder.parent} cannot be written or read ({error.strerror or error}): make room there, or "
+            "move it with AFA_JAX_CACHE."
+        ) from error
+
+
+def _build(folder: Path, form: str, size: int, key: Mapping[str, Any], source: Source, skip_damaged: bool) -> None:
+    files = source.open()
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        partial.mkdir(parents=True)
+        if form != "whole":
+            _check_room(partial, files.count * size * size * 3)
+        kept, damaged = _decode_all(partial / "images.npy", source.name, form, size, files)
+        if damaged and not skip_damaged:
+            raise DamagedError(damaged)
+        np.save(partial / "labels.npy", np.array([image.label for image in kept], np.int32))
+        for extra in kept[0].extras if kept else ():
+            np.save(partial / f"extra-{extra}.npy", np.stack([image.extras[extra] for image in kept]))
+        about = {"key": dict(key), "classes": list(files.classes), "damaged": damaged}
+        write_json(partial / "about.json", about | {"files": [image.file for image in kept]})
+        os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"The decoded images need {needed / 1e9:.1f} GB, and the disk of {folder.parent} has {free / 1e9:.1f} GB "
+            "left: make room there, or move the cache with AFA_JAX_CACHE."
+        )
+
+
+def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tuple[list[Encoded], list[str]]:
+    """Writes all images, one after the other; (what is known of them, the files that are none)."""
+    kept, damaged, shapes = [], [], []
+
+    def work(i: int) -> tuple[Encoded, np.ndarray | None, str]:
+        image = files.read(i)
+        if image.fault:
+            return image, None, image.fault
+        try:
+            decoded = decode(image.data)
+            pixels = resize(decoded, size, form)
+        except Exception as error:  # Pillow's plugins raise what they like
+            return image, None, _reason(error, image)
+        extras = {**image.extras, "original_size": np.array(decoded.size, np.int32)}
+        return Encoded(image.file, b"", image.label, extras), pixels, ""
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with path.open("wb") as file, bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow has to say of odd images; they are what they are
+        task = bar.add_task(f"Decoding {name}", total=files.count)
+        file.write(b" " * _HEADER)
+        for image, pixels, reason in _in_order(work, files.count):
+            if pixels is None:
+                damaged.append(f"{image.file} ({reason})")
+            else:
+                file.write(pixels.tobytes())
+                shapes.append(pixels.shape[:2])
+                kept.append(image)
+            bar.advance(task)
+        whole = form == "whole"
+        shape = (sum(3 * h * w for h, w in shapes),) if whole else (len(shapes), size, size, 3)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        assert file.tell() == _HEADER
+    if whole:
+        np.save(path.with_name("shapes.npy"), np.array(shapes, np.int64).reshape(-1, 2))
+    return kept, damaged
+
+
+def _reason(error: Exception, image: Encoded) -> str:
+    if not image.data:
+        return "it is empty"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "of no known format"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _in_order(work: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """`work(0)`, `work(1)`, … on all processors, of which few are ready before they are wanted."""
+    # Decoding leaves Python's lock free, so threads are enough.
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for i in range(count):
+            waiting.append(pool.submit(work, i))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Images of different shapes, one after the other."""
+
+    flat: np.ndarray
+    begins: np.ndarray
+    shapes: np.ndarray
+
+    def __getitem__(self, i: Any, /) -> np.ndarray:
+        height, width = self.shapes[i]
+        return self.flat[self.begins[i] : self.begins[i] + 3 * height * width].reshape(height, width, 3)
+
+
+def _open(folder: Path, form: str, skip_damaged: bool) -> Cached:
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    if about["damaged"] and not skip_damaged:
+        raise DamagedError(about["damaged"])
+    images: Any = np.load(folder / "images.npy", mmap_mode="r")
+    if form == "whole":
+        shapes = np.load(folder / "shapes.npy")
+        images = _Ragged(images, np.cumsum([0, *(3 * h * w for h, w in shapes)]), shapes)
+    extras = {path.stem.removeprefix("extra-"): np.load(path) for path in sorted(folder.glob("extra-*.npy"))}
+    split = Split(images, np.load(folder / "labels.npy"), about["files"], extras)
+    return Cached(tuple(about["classes"]), split, tuple(about["damaged"]))
+
+
+def one_at_a_time(read: Callable[[int], Encoded]) -> Callable[[int], Encoded]:
+    """For a reader that several threads may not use at once."""
+    lock = threading.Lock()
+
+    def guarded(i: int) -> Encoded:
+        with lock:
+            return read(i)
+
+    return guarded

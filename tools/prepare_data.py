@@ -1,0 +1,75 @@
+"""Fetches, checks and decodes a data set ahead of time, and shows what is in it.
+
+    python tools/prepare_data.py caltech256
+    python tools/prepare_data.py image_folder --dir photos --sheet photos.png
+
+A run does the same when it starts; this is for a machine without GPU, or to look before training. Prints the counts,
+the size of the cache and the class table, and writes a picture with images of each class.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from afa_jax.data import catalog
+from afa_jax.data.contact_sheet import contact_sheet
+from afa_jax.data.dataset import AUGMENTATIONS, Dataset, Request
+from afa_jax.errors import UserError
+from afa_jax.files import cache_folder, whole
+
+
+def describe(data: Dataset) -> str:
+    """Counts of both splits, and of each class."""
+    counts = [np.bincount(split.labels, minlength=len(data.classes)) for split in (data.train, data.test)]
+    width = max(len(name) for name in (*data.classes, "class"))
+    lines = [f"{'class':<{width}}  training  test"]
+    lines += [f"{name:<{width}}  {a:>8,}  {b:>4,}" for name, a, b in zip(data.classes, *counts, strict=True)]
+    lines.append(f"{len(data.classes):,} classes, {len(data.train):,} training images, {len(data.test):,} test images")
+    if data.damaged:
+        lines.append(f"{len(data.damaged):,} left out, no images: {', '.join(data.damaged)}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="as config.data.name")
+    parser.add_argument("--dir", default="", help="as config.data.dir")
+    parser.add_argument("--resize", type=int, default=256, help="side in pixels; 320 for Inception-V3")
+    parser.add_argument("--crop", type=int, default=224, help="side in pixels; 299 for Inception-V3")
+    parser.add_argument("--augmentation", choices=AUGMENTATIONS, default="default")
+    parser.add_argument("--per-class", type=int, default=0, help="as config.data.per_class")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--test-fraction", type=float, default=0.2, help="as config.data.test_fraction")
+    parser.add_argument("--splits", default="train,test", help="as config.data.splits")
+    parser.add_argument("--skip-damaged", action="store_true")
+    parser.add_argument("--sheet", type=Path, help="where the picture goes; <name>.png if not given")
+    options = parser.parse_args(argv)
+    request = Request(
+        size=options.resize,
+        crop=options.crop,
+        per_class=options.per_class,
+        seed=options.seed,
+        augmentation=options.augmentation,
+        folder=options.dir,
+        test_fraction=options.test_fraction,
+        splits=options.splits,
+        skip_damaged=options.skip_damaged,
+    )
+    try:
+        data = catalog.load(options.name, request)
+    except UserError as error:
+        print(f"prepare_data: {error}", file=sys.stderr)
+        return 2
+    sheet = options.sheet or Path(f"{options.name.replace(':', '-').replace('/', '-')}.png")
+    with whole(sheet) as partial:
+        contact_sheet(data).save(partial, "PNG")
+    kept = sum(file.stat().st_size for file in (cache_folder() / "images").rglob("images.npy"))
+    print(describe(data))
+    print(f"The cache {cache_folder()} holds {kept / 1e9:,.2f} GB of decoded images; {sheet} shows some.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
