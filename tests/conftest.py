@@ -14,3 +14,12 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     os.environ["AFA_JAX_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture
+def torchvision():
+    """torchvision itself, where it is installed with torch; the tests that want it are skipped elsewhere."""
+    pytest.importorskip("torch")
+    from tests.models.torchvision_side import torchvision
+
+    return torchvision

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from afa_jax.data.augment import Preprocess, centre_crop, normalise, random_crop, random_flip
+from afa_jax.data.images import five_crops
 from afa_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -53,3 +54,31 @@ def test_training_and_testing_treatments(images):
     flipping = Preprocess(7, flip=True, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert (flipping.train(jax.random.key(0), square) != plain.test(square)).any()
     np.testing.assert_array_equal(flipping.test(square), plain.test(square))
+
+
+def test_crop_and_flip_equal_numpy_for_the_same_random_numbers(images):
+    treatment = Preprocess(5, flip=True, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    crop_key, flip_key = jax.random.split(jax.random.key(3))
+    corners = np.asarray(jax.random.randint(crop_key, (64, 2), 0, np.array([3, 5])))
+    flips = np.asarray(jax.random.bernoulli(flip_key, shape=(64, 1, 1, 1))).ravel()
+    expected = []
+    for image, (top, left), flip in zip(images, corners, flips, strict=True):
+        window = image[top : top + 5, left : left + 5]
+        expected.append((window[:, ::-1] if flip else window) / 255 - np.array([0.1, 0.2, 0.3]))
+    found = jax.jit(treatment.train)(jax.random.key(3), images)
+    np.testing.assert_allclose(found, np.array(expected) / np.array([0.5, 0.6, 0.7]), rtol=1e-5, atol=1e-6)
+    assert 0 < flips.sum() < 64
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_views_of_five_crops_are_ten_with_their_mirror_images(images, flip):
+    treatment = Preprocess(4, flip=flip, mean=(0.0,) * 3, std=(1.0,) * 3)
+    crops = np.stack([five_crops(image, 4) for image in images])
+    views = np.asarray(treatment.views(crops)) * 255
+    assert views.shape == (10 if flip else 5, 64, 4, 4, 3)
+    np.testing.assert_allclose(views[:5], crops.swapaxes(0, 1), atol=1e-4)
+    if flip:
+        np.testing.assert_allclose(views[5:], crops.swapaxes(0, 1)[..., ::-1, :], atol=1e-4)
+    single = treatment.views(images[:, :4, :4])
+    np.testing.assert_array_equal(single[0], treatment.test(images[:, :4, :4]))
+    assert len(single) == 1

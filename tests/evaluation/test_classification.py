@@ -46,3 +46,19 @@ def test_the_network_is_used_in_eval_mode_and_the_batch_size_does_not_matter():
     for result in results[1:]:
         assert result["top1"] == results[0]["top1"]
         assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_ten_crop_logits_are_the_mean_over_the_crops(batch_size):
+    """The five crops say classes of their own, and so do their mirror images; the mean decides."""
+    random = np.random.default_rng(1)
+    crops = np.zeros((7, 5, 4, 4, 3), np.uint8)
+    crops[:, :, 0, [0, -1], 0] = random.integers(0, 3, (7, 5, 2))
+    labels = random.integers(0, 3, 7).astype(np.int32)
+    said = crops[:, :, 0, [0, -1], 0].reshape(7, 10)
+    logits = 2 * np.eye(3)[said].mean(1)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(7), labels]
+    flipping = Preprocess(4, flip=True, mean=(0.0,) * 3, std=(1.0,) * 3)
+    result = evaluate(FirstPixel(), {}, Split(crops, labels), flipping, batch_size)
+    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert result["top1"] == pytest.approx((logits.argmax(1) == labels).mean())
