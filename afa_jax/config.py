@@ -66,7 +66,8 @@ class Source:
     dataset: str = "letters"
     """The source task's data set, for `weights = "train"` and for methods that train on it beside the target's."""
     dir: str = ""
-    """As `data.dir`, for it."""
+    splits: str = "train,test"
+    """As `data.dir` and `data.splits`, for it."""
     steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 0.1

@@ -66,7 +66,14 @@ def source_network(experiment: Experiment) -> Path:
         return Path(source.weights)
     size, resize = image_sizes(experiment)
     training = Experiment(
-        data=Data(source.dataset, source.dir, image_size=size, resize=resize),
+        data=Data(
+            source.dataset,
+            source.dir,
+            splits=source.splits,
+            skip_damaged=experiment.data.skip_damaged,
+            image_size=size,
+            resize=resize,
+        ),
         source=Source(normalisation=source.normalisation),
         network=experiment.network,
         recipe="scratch",
@@ -75,8 +82,10 @@ def source_network(experiment: Experiment) -> Path:
         learning_rate=source.learning_rate,
         dtype=jnp.dtype(_dtype(experiment.dtype)).name,
     )
-    key = sha256(repr((__version__, identity(training))).encode()).hexdigest()[:12]
-    folder = cache_folder() / "sources" / f"{source.dataset}-{experiment.network}-{key}"
+    # A person's own pictures may change under the same name.
+    images = _load(source.dataset, data_request(training)).key if source.dir else ""
+    key = sha256(repr((__version__, identity(training), images)).encode()).hexdigest()[:12]
+    folder = cache_folder() / "sources" / f"{source.dataset.replace(':', '-')}-{experiment.network}-{key}"
     if finished(folder) is None:
         print(f"Training the source network on {source.dataset}, once; it is kept in {folder}.")
         try:

@@ -40,7 +40,8 @@ def data_request(e: Experiment) -> Request:
 def source_request(e: Experiment) -> Request:
     """The source task's images, as many as there are."""
     size, resize = image_sizes(e)
-    return Request(size=resize, crop=size, seed=e.seed, folder=e.source.dir, skip_damaged=e.data.skip_damaged)
+    source, skip = e.source, e.data.skip_damaged
+    return Request(resize, size, seed=e.seed, folder=source.dir, splits=source.splits, skip_damaged=skip)
 
 
 def run_identity(e: Experiment) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from afa_jax.config import Experiment, settle
 from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
+from afa_jax.models import zoo
 from afa_jax.provenance import device, versions
 from afa_jax.report import figures
 from afa_jax.transfer.recipes import RECIPES
@@ -96,8 +97,11 @@ def main(argv: list[str]) -> int:
         experiment = dataclasses.replace(
             settle(values.config), steps=options.steps, eval_every=0, checkpoint_every=10**6
         )
+        networks = options.networks.split(",")
+        for name in networks:
+            zoo.known(name)
         sizes = {name: int(pixels) for name, pixels in (size.split("=") for size in options.size)}
-        rows = measure(experiment, options.recipe, options.networks.split(","), sizes, options.workdir)
+        rows = measure(experiment, options.recipe, networks, sizes, options.workdir)
     except UserError as error:
         print(f"alpha_range: {error}", file=sys.stderr)
         return 2

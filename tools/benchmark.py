@@ -1,13 +1,23 @@
 """Measures speed, always against something in the same run; writes the figures with device, versions and date.
 
     python tools/benchmark.py delta --network resnet50     # DELTA's channel weights against one whole pass a filter
+    python tools/benchmark.py data --photos photos         # reading images: decoded each time, and from the cache
 
 `delta` leaves out some filters of each tap both ways, on one batch at the network's own size, and works out the time of
 all of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of
 them. Writes docs/results/delta_weights_<network>.json and prints a table.
+
+`data` takes photos from a folder (`train/<class>/*`, `test/<class>/*`), brings copies of some to 500 × 375 pixels, the
+size of an ImageNet photo, and reads batches of them: decoded anew as most loaders do in each epoch, then from the cache
+of decoded images, first with nothing of it in memory, then again. Then it trains a network on the photos as a run does,
+and reports the share of the time in which the next batch was not there yet. Writes docs/results/data_<cpu or gpu>.json;
+tools/publish_comparison.py puts its table into the README.
 """
 
 import argparse
+import io
+import os
+import shutil
 import statistics
 import sys
 import time
@@ -15,18 +25,31 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import publish_comparison
+from flax.core import FrozenDict
 from jax import Array
+from PIL import Image
 
+from afa_jax.config import Data, Experiment
+from afa_jax.config import Source as SourceNetwork
+from afa_jax.data.cache import Encoded, Files, Source, cached
+from afa_jax.data.images import decode, resize
+from afa_jax.errors import UserError
+from afa_jax.experiment import run
 from afa_jax.files import write_json
-from afa_jax.models import zoo
+from afa_jax.models import weights, zoo
+from afa_jax.models.masking import channel_readers, masked
 from afa_jax.provenance import device, versions
 from afa_jax.training.prepare import channels_together
 from afa_jax.transfer.channel_weights import loss_increases
+from afa_jax.transfer.methods import METHODS
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -51,15 +74,17 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
     shapes = zoo.layer_shapes(module, spec.image_size)
 
     # The arrays are arguments: what is computed from constants would be computed when it is compiled.
-    def loss(tap: str, variables: Any, images: Array, mask: Array) -> Array:
-        logits = zoo.masked(module, variables, images, {tap: mask})
+    def loss(tap: str, readers: frozenset[str], variables: Any, images: Array, mask: Array) -> Array:
+        logits = masked(module, variables, images, {tap: mask}, readers=readers, channel=jnp.argmin(mask))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def leave_out(tap: str, together: int, variables: Any, images: Array, which: Array) -> Array:
-        return loss_increases(partial(loss, tap, variables, images), which, shapes[tap][-1], together)
+    def leave_out(
+        tap: str, readers: frozenset[str], together: int, variables: Any, images: Array, which: Array
+    ) -> Array:
+        return loss_increases(partial(loss, tap, readers, variables, images), which, shapes[tap][-1], together)
 
     first = spec.taps[4][0]
-    definition = jax.jit(partial(loss, first))
+    definition = jax.jit(partial(loss, first, frozenset()))
     # A pass costs the same whichever filter is left out.
     mask = jnp.ones(shapes[first][-1]).at[0].set(0)
     whole_pass = seconds(partial(definition, variables, images, mask), repeats)
@@ -68,7 +93,8 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
         channels = shapes[tap][-1]
         together = channels_together(batch, shapes[tap])
         few = min(channels // 2, max(filters, 2 * together))
-        run = jax.jit(partial(leave_out, tap, together))
+        readers = channel_readers(module, variables, spec.image_size, lambda mask, tap=tap: {tap: mask}, channels)
+        run = jax.jit(partial(leave_out, tap, readers, together))
         half, full = (seconds(partial(run, variables, images, jnp.arange(n)), repeats) for n in (few, 2 * few))
         each = (full - half) / few
         once = max(0.0, half - few * each)
@@ -89,20 +115,117 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
     }
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["delta"])
-    parser.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
-    parser.add_argument("--batch", type=int, default=32, help="images; the released code takes 32")
-    parser.add_argument("--filters", type=int, default=4, help="left out at least, of each tap")
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args(argv)
-    result = delta(options.network, options.batch, options.filters, options.repeats)
+def data(photos: Path, network: str, batch: int, steps: int, count: int, repeats: int) -> dict[str, Any]:
+    """Images a second by way of reading, and the share of a training step that waits for data."""
+    files = sorted(file for file in photos.glob("train/*/*") if file.is_file())
+    if not files:
+        raise UserError(f"{photos} has no photos under train/<class>/.")
+    files = files[:: max(1, len(files) // count)][:count]
+    with TemporaryDirectory() as folder:
+        os.environ["AFA_JAX_CACHE"] = folder
+        readings = [_read([_like_imagenet(file) for file in files], Path(folder)) for _ in range(repeats)]
+        weights.save(Path(folder) / "source", network, zoo.initialise(zoo.create(network, 1000), jax.random.key(0), 64))
+        experiment = Experiment(
+            data=Data("image_folder", str(photos)),
+            source=SourceNetwork(str(Path(folder) / "source")),
+            network=network,
+            recipe="ast",
+            convention="paper",
+            batch_size=batch,
+            steps=steps,
+            methods=FrozenDict({name: FrozenDict({**m.settings, "alpha": 1e-6}) for name, m in METHODS.items()}),
+        )
+        summary = run(experiment, Path(folder) / "run")
+    medians = [(name, statistics.median(reading[name] for reading in readings)) for name in readings[0]]
+    return {
+        "images": len(files),
+        "images_per_second": readings,
+        "training": {"network": network, "batch": batch, "steps": steps},
+        "table": [
+            ["reading photos of 500 × 375 pixels at 256 × 256", "images/s"],
+            *([name, f"{rate:,.0f}"] for name, rate in medians),
+            [f"training {network} by `ast`, batches of {batch}", f"{summary['train_images_per_second']:,.1f}"],
+            ["share of the training spent waiting for data", f"{100 * summary['waiting_for_data_share']:.2f} %"],
+        ],
+    }
+
+
+def _read(encoded: list[bytes], cache: Path) -> dict[str, float]:
+    """Images a second in each way."""
+    count = len(encoded)
+    files = Files(("photos",), count, lambda i: Encoded(str(i), encoded[i], 0))
+    source = Source("benchmark", {}, lambda: files)
+    shutil.rmtree(cache / "images", ignore_errors=True)
+    fill = partial(cached, source, "square", 256, skip_damaged=False)
+    rates = {
+        "decoded anew, one thread": _rate(lambda: [resize(decode(image), 256, "square") for image in encoded], count),
+        "the cache is filled, all cores": _rate(fill, count),
+    }
+    images = fill().split.images
+    batches = np.array_split(np.random.default_rng(0).permutation(count), -(-count // 64))
+    _forget(next(cache.rglob("images.npy")))
+    for name in ("from the cache, nothing of it in memory", "from the cache, again"):
+        rates[name] = _rate(lambda: [images[batch] for batch in batches], count)
+    return rates
+
+
+def _rate(read: Callable[[], Any], count: int) -> float:
+    begun = time.perf_counter()
+    read()
+    return count / (time.perf_counter() - begun)
+
+
+def _like_imagenet(file: Path) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(file) as photo:
+        photo.convert("RGB").resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _forget(file: Path) -> None:
+    """Asks the system to drop what it has of the file in memory."""
+    os.sync()
+    descriptor = os.open(file, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def _keep(name: str, result: dict[str, Any]) -> None:
     result |= {"device": device(), "versions": versions(), "finished": datetime.now(UTC).date().isoformat()}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write_json(RESULTS / f"delta_weights_{options.network}.json", result)
-    ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
-    print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")
+    write_json(RESULTS / f"{name}.json", result)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    one = commands.add_parser("delta", help="DELTA's channel weights against one whole pass a filter")
+    one.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
+    one.add_argument("--batch", type=int, default=32, help="images; the released code takes 32")
+    one.add_argument("--filters", type=int, default=4, help="left out at least, of each tap")
+    one.add_argument("--repeats", type=int, default=3)
+    two = commands.add_parser("data", help="reading images: decoded each time, and from the cache")
+    two.add_argument("--photos", type=Path, required=True, help="a folder with train/<class>/* and test/<class>/*")
+    two.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
+    two.add_argument("--batch", type=int, default=64)
+    two.add_argument("--steps", type=int, default=100)
+    two.add_argument("--count", type=int, default=2000, help="photos that are read, at most")
+    two.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(argv)
+    if options.what == "delta":
+        result = delta(options.network, options.batch, options.filters, options.repeats)
+        _keep(f"delta_weights_{options.network}", result)
+        ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
+        print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")
+        return 0
+    try:
+        result = data(options.photos, options.network, options.batch, options.steps, options.count, options.repeats)
+    except UserError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    name = f"data_{jax.default_backend()}"
+    _keep(name, result)
+    print(publish_comparison.table(result))
     return 0
 
 

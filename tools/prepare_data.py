@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from afa_jax.config import default, settle
 from afa_jax.data import catalog
 from afa_jax.data.contact_sheet import contact_sheet
-from afa_jax.data.dataset import AUGMENTATIONS, Dataset, Request
+from afa_jax.data.dataset import Dataset
 from afa_jax.errors import UserError
 from afa_jax.files import cache_folder, whole
+from afa_jax.plan import data_request
 
 
 def describe(data: Dataset) -> str:
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dir", default="", help="as config.data.dir")
     parser.add_argument("--resize", type=int, default=256, help="side in pixels; 320 for Inception-V3")
     parser.add_argument("--crop", type=int, default=224, help="side in pixels; 299 for Inception-V3")
-    parser.add_argument("--augmentation", choices=AUGMENTATIONS, default="default")
+    parser.add_argument("--augmentation", default="default", help="as config.data.augmentation")
     parser.add_argument("--per-class", type=int, default=0, help="as config.data.per_class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-fraction", type=float, default=0.2, help="as config.data.test_fraction")
@@ -46,28 +48,42 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--skip-damaged", action="store_true")
     parser.add_argument("--sheet", type=Path, help="where the picture goes; <name>.png if not given")
     options = parser.parse_args(argv)
-    request = Request(
-        size=options.resize,
-        crop=options.crop,
-        per_class=options.per_class,
-        seed=options.seed,
+    sheet = options.sheet or Path(f"{options.name.replace(':', '-').replace('/', '-')}.png")
+    config = default()
+    config.seed = options.seed
+    config.data.update(
+        name=options.name,
+        dir=options.dir,
+        resize=options.resize,
+        image_size=options.crop,
         augmentation=options.augmentation,
-        folder=options.dir,
+        per_class=options.per_class,
         test_fraction=options.test_fraction,
         splits=options.splits,
         skip_damaged=options.skip_damaged,
     )
     try:
+        request = data_request(settle(config))
+        if not sheet.absolute().parent.is_dir():
+            raise UserError(f"There is no folder {sheet.absolute().parent} for the picture.")
         data = catalog.load(options.name, request)
+        with whole(sheet) as partial:
+            contact_sheet(data).save(partial, "PNG")
     except UserError as error:
         print(f"prepare_data: {error}", file=sys.stderr)
         return 2
-    sheet = options.sheet or Path(f"{options.name.replace(':', '-').replace('/', '-')}.png")
-    with whole(sheet) as partial:
-        contact_sheet(data).save(partial, "PNG")
+    except OSError as error:
+        print(f"prepare_data: {error.filename} cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prepare_data: stopped; nothing half-made is left.", file=sys.stderr)
+        return 130
     kept = sum(file.stat().st_size for file in (cache_folder() / "images").rglob("images.npy"))
     print(describe(data))
-    print(f"The cache {cache_folder()} holds {kept / 1e9:,.2f} GB of decoded images; {sheet} shows some.")
+    print(
+        f"An image takes {data.train.images[0].nbytes / 1e3:,.0f} kB; the cache {cache_folder()} holds "
+        f"{kept / 1e9:,.2f} GB of decoded ones; {sheet} shows some."
+    )
     return 0
 
 

@@ -1,6 +1,7 @@
 """Puts the result of a comparison into docs/results and into the page that shows it.
 
     python tools/publish_comparison.py runs/quickstart/comparison.json
+    python tools/publish_comparison.py docs/results/data_cpu.json          # a table that tools/benchmark.py has made
 
 The table stands in README.md or a page of docs/ between two comments that name it, and is rebuilt from the copied file
 alone.
@@ -11,7 +12,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from afa_jax.report import tables
 
@@ -21,10 +24,18 @@ RESULTS = ROOT / "docs" / "results"
 
 def block(name: str) -> str:
     """The table of docs/results/<name>.json, with where and when it was made."""
-    comparison = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    table = tables.markdown(tables.rows(comparison["runs"], comparison["failed"]))
+    result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    about = result if "table" in result else result["runs"][-1]
     source = f"[{name}.json]({os.path.relpath(RESULTS, page(name).parent)}/{name}.json)"
-    return f"{table}\n\n<sub>{tables.provenance(comparison['runs'][-1])}. From {source}.</sub>"
+    return f"{table(result)}\n\n<sub>{tables.provenance(about)}. From {source}.</sub>"
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Of a comparison, or the one that a benchmark has made itself, in Markdown."""
+    if "table" not in result:
+        return tables.markdown(tables.rows(result["runs"], result["failed"]))
+    head, *rows = result["table"]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def page(name: str) -> Path:
@@ -45,14 +56,16 @@ def insert(text: str, name: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", type=Path, help="the comparison.json of a workdir")
+    parser.add_argument("comparison", type=Path, help="the comparison.json of a workdir, or a file in docs/results")
     file = parser.parse_args().comparison
     if not file.is_file():
         print(f"There is no file {file}: run `make quickstart` first.", file=sys.stderr)
         return 2
-    name = file.absolute().parent.name
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, RESULTS / f"{name}.json")
+    name = file.stem
+    if file.absolute().parent != RESULTS:
+        name = file.absolute().parent.name
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, RESULTS / f"{name}.json")
     file = page(name)
     file.write_text(insert(file.read_text(encoding="utf-8"), name), encoding="utf-8")
     return 0

@@ -1,10 +1,12 @@
 """A published data set from its official archive, through a TFDS builder that never imports TensorFlow."""
 
 import gzip
+import shutil
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,15 +112,30 @@ def _open(archive: Archive, split: str) -> Files:
     import tensorflow_datasets as tfds  # half a second, and only where something is decoded
 
     builder = prepared(archive)
-    records: Any = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    names = builder.info.features["label"].names
 
     def read(i: int) -> Encoded:
-        record = records[i]
-        extras = {name: np.asarray(record[name], np.float32) for name in archive.extras}
-        return Encoded(record["file"].decode(), record["image"], int(record["label"]), extras)
+        with readable(builder):
+            record = records[i]
+            extras = {name: np.asarray(record[name], np.float32) for name in archive.extras}
+            return Encoded(record["file"].decode(), record["image"], int(record["label"]), extras)
 
-    return Files(names, len(records), one_at_a_time(read))
+    with readable(builder):
+        records: Any = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        # Without this file TFDS would make up names.
+        names = (Path(builder.data_dir) / "label.labels.txt").read_text(encoding="utf-8").splitlines()
+        return Files(names, len(records), one_at_a_time(read))
+
+
+@contextmanager
+def readable(builder: Any) -> Iterator[None]:
+    """Says of records that cannot be read which folder to remove."""
+    try:
+        yield
+    except Exception as error:  # TFDS and its file format raise what they like
+        raise UserError(
+            f"The records in {builder.data_dir} cannot be read ({type(error).__name__}): remove that folder, and they "
+            "are made anew."
+        ) from error
 
 
 def prepared(archive: Archive) -> Any:
@@ -130,7 +147,16 @@ def prepared(archive: Archive) -> Any:
     place = cache_folder() / "tfds"
     try:
         with locked(place / f".{archive.name}.lock", wait=True):
-            return prepare(_builder_class(archive)(data_dir=place, file_format="array_record"))
+            for half in (place / archive.name).glob("incomplete.*"):  # of a process that was killed
+                shutil.rmtree(half, ignore_errors=True)
+            try:
+                builder = _builder_class(archive)(data_dir=place, file_format="array_record")
+            except OSError:
+                raise
+            except Exception as error:  # it reads what it finds of an earlier preparation
+                folder = place / archive.name
+                raise UserError(f"The records in {folder} are damaged: remove that folder.") from error
+            return prepare(builder)
     except OSError as error:
         raise UserError(
             f"{place} cannot be written or read ({error.strerror or error}): make room there, or move the cache with "
@@ -182,7 +208,11 @@ def _builder_class(archive: Archive) -> Any:
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             urls = {"images": archive.images, **archive.lists}
             paths = {name: fetch(url, f"archives/{archive.name}") for name, url in urls.items()}
-            index = _checked(archive, archive.index(paths), paths["images"])
+            try:
+                index = _checked(archive, archive.index(paths), paths["images"])
+            except (ValueError, KeyError, IndexError) as error:
+                where = paths["images"].parent
+                raise UserError(f"The lists of {archive.name} in {where} are damaged: remove them.") from error
             features: Any = self.info.features
             features["label"].names = index.classes
             splits = dict.fromkeys(entry.split for entry in index.entries.values())

@@ -36,7 +36,7 @@ class Preprocess:
         return normalise(centre_crop(images, self.size), self.mean, self.std)
 
     def views(self, images: Array) -> Array:
-        """What a test image's logits are the mean of: float32 `[V, B, size, size, 3]`.
+        """What a test image's logits are the mean of: uint8 `[V, B, size, size, 3]`, to be normalised one by one.
 
         Args:
           images: `[B, S, S, 3]`, of which the centre crop is the only view, or five crops of each,
@@ -44,8 +44,8 @@ class Preprocess:
             ten-crop evaluation (DELTA Table 2).
         """
         if images.ndim == 4:
-            return self.test(images)[None]
-        crops = normalise(jnp.moveaxis(images, 1, 0), self.mean, self.std)
+            return centre_crop(images, self.size)[None]
+        crops = jnp.moveaxis(images, 1, 0)
         return jnp.concatenate([crops, crops[..., ::-1, :]]) if self.flip else crops
 
 

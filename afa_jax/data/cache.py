@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
+import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +30,7 @@ from afa_jax.files import cache_folder, locked, write_json
 _FORMAT = 1
 """Of the cache's files; a change makes them anew."""
 _HEADER = 128  # bytes of a .npy file before its numbers
-_TOLD = 20  # damaged files named in a message
+_TOLD = 200  # damaged files named in a message
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Cached:
-    """A split after it is decoded; `damaged` has the files that are no images, with the reason."""
+    """A split after it is decoded.
+
+    Attributes:
+      damaged: the files that are no images, with the reason.
+      digest: of pixels, labels and names.
+    """
 
     classes: tuple[str, ...]
     split: Split
     damaged: tuple[str, ...]
+    digest: str
 
 
 class DamagedError(UserError):
@@ -87,6 +96,7 @@ def load_splits(request: Request, train: Source, test: Source) -> Dataset:
 
     Raises:
       DamagedError, UserError: as `cached`; the damaged files of both splits are told at once.
+      UserError: a split has no images, or one without a label.
     """
     forms = {"default": ("square", "square"), "improved": ("middle", "whole")}[request.augmentation]
     found, damaged = [], []
@@ -97,17 +107,22 @@ def load_splits(request: Request, train: Source, test: Source) -> Dataset:
             damaged += error.files
     if damaged:
         raise DamagedError(list(dict.fromkeys(damaged)))
-    classes, (train_split, test_split) = found[0].classes, (cached.split for cached in found)
-    left = dict.fromkeys(file for cached in found for file in cached.damaged)
-    key = sha256(json.dumps([train.key, test.key], sort_keys=True).encode()).hexdigest()
-    return Dataset(classes, train_split, test_split, key, tuple(left))
+    for source, of in zip((train, test), found, strict=True):
+        labels = of.split.labels
+        if not len(labels):
+            raise UserError(f"{source.name} has no images.")
+        if labels.min() < 0 or labels.max() >= len(of.classes):
+            raise UserError(f"{source.name} has images without a label: choose another split.")
+    left = dict.fromkeys(file for of in found for file in of.damaged)
+    key = "-".join(of.digest for of in found)
+    return Dataset(found[0].classes, found[0].split, found[1].split, key, tuple(left))
 
 
 def cached(source: Source, form: str, size: int, *, skip_damaged: bool) -> Cached:
     """A split in a form of `images.FORMS`, from the cache, or decoded into it.
 
     Two processes may ask at once; one decodes and the other waits. A build that is stopped leaves nothing that a later
-    one would take for whole.
+    one would take for whole, and what is found damaged is made anew.
 
     Args:
       source: is opened only where it is not decoded yet; its key, the form, the size and the decoder's version name the
@@ -121,53 +136,76 @@ def cached(source: Source, form: str, size: int, *, skip_damaged: bool) -> Cache
     decoder = {"format": _FORMAT, "pillow": PIL.__version__, "jpeg": features.version("libjpeg_turbo")}
     whole_key = {**decoder, "form": form, "size": size, **source.key}
     digest = sha256(json.dumps(whole_key, sort_keys=True).encode()).hexdigest()[:12]
-    folder = cache_folder() / "images" / f"{source.name}-{form}{size}-{digest}"
+    name = re.sub(r"[^\w.-]", "-", source.name)[:60]
+    folder = cache_folder() / "images" / f"{name}-{form}{size}-{digest}"
     try:
-        with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
-            if not folder.exists():
-                _build(folder, form, size, whole_key, source, skip_damaged)
-        return _open(folder, form, skip_damaged)
+        found = _open(folder, form)
+        if found is None:
+            with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
+                found = _open(folder, form)  # another process may have made it meanwhile
+                if found is None:
+                    _build(folder, form, size, whole_key, source, skip_damaged)
+                    found = _open(folder, form)
+        assert found is not None
     except OSError as error:
         raise UserError(
             f"The cache {folder.parent} cannot be written or read ({error.strerror or error}): make room there, or "
             "move it with AFA_JAX_CACHE."
         ) from error
+    if found.damaged and not skip_damaged:
+        raise DamagedError(found.damaged)
+    return found
 
 
 def _build(folder: Path, form: str, size: int, key: Mapping[str, Any], source: Source, skip_damaged: bool) -> None:
     files = source.open()
+    _remove_what_kills_left(folder.parent)
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         if form != "whole":
             _check_room(partial, files.count * size * size * 3)
-        kept, damaged = _decode_all(partial / "images.npy", source.name, form, size, files)
+        kept, damaged, digest = _decode_all(partial / "images.npy", source.name, form, size, files)
         if damaged and not skip_damaged:
             raise DamagedError(damaged)
         np.save(partial / "labels.npy", np.array([image.label for image in kept], np.int32))
         for extra in kept[0].extras if kept else ():
             np.save(partial / f"extra-{extra}.npy", np.stack([image.extras[extra] for image in kept]))
-        about = {"key": dict(key), "classes": list(files.classes), "damaged": damaged}
+        about = {"key": dict(key), "classes": list(files.classes), "damaged": damaged, "digest": digest}
         write_json(partial / "about.json", about | {"files": [image.file for image in kept]})
+        if folder.exists():
+            print(f"{folder} was damaged and has been made anew.", file=sys.stderr)
+            shutil.rmtree(folder)
         os.rename(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
+def _remove_what_kills_left(images: Path) -> None:
+    """Removes the halves of builds that nobody is at."""
+    for half in images.glob("*.partial"):
+        with suppress(BlockingIOError), locked(half.with_name(f".{half.stem}.lock"), wait=False):
+            shutil.rmtree(half, ignore_errors=True)
+
+
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"The decoded images need {needed / 1e9:.1f} GB, and the disk of {folder.parent} has {free / 1e9:.1f} GB "
+            f"The decoded images need {needed / 1e6:,.0f} MB, and the disk of {folder.parent} has {free / 1e6:,.0f} MB "
             "left: make room there, or move the cache with AFA_JAX_CACHE."
         )
 
 
-def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tuple[list[Encoded], list[str]]:
-    """Writes all images, one after the other; (what is known of them, the files that are none)."""
-    kept, damaged, shapes = [], [], []
+def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tuple[list[Encoded], list[str], str]:
+    """Writes all images, one after the other.
+
+    Returns:
+      What is known of them, the files that are none, and a digest of pixels, labels and names.
+    """
+    kept, damaged, shapes, digest = [], [], [], sha256()
 
     def work(i: int) -> tuple[Encoded, np.ndarray | None, str]:
         image = files.read(i)
@@ -192,7 +230,10 @@ def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tu
             if pixels is None:
                 damaged.append(f"{image.file} ({reason})")
             else:
-                file.write(pixels.tobytes())
+                content = pixels.tobytes()
+                file.write(content)
+                digest.update(f"{image.label} {pixels.shape} {image.file}\n".encode())
+                digest.update(content)
                 shapes.append(pixels.shape[:2])
                 kept.append(image)
             bar.advance(task)
@@ -201,9 +242,11 @@ def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tu
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         assert file.tell() == _HEADER
+        file.flush()
+        os.fsync(file.fileno())  # it must be there before the folder has its name
     if whole:
         np.save(path.with_name("shapes.npy"), np.array(shapes, np.int64).reshape(-1, 2))
-    return kept, damaged
+    return kept, damaged, digest.hexdigest()
 
 
 def _reason(error: Exception, image: Encoded) -> str:
@@ -243,17 +286,26 @@ class _Ragged:
         return self.flat[self.begins[i] : self.begins[i] + 3 * height * width].reshape(height, width, 3)
 
 
-def _open(folder: Path, form: str, skip_damaged: bool) -> Cached:
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    if about["damaged"] and not skip_damaged:
-        raise DamagedError(about["damaged"])
-    images: Any = np.load(folder / "images.npy", mmap_mode="r")
-    if form == "whole":
-        shapes = np.load(folder / "shapes.npy")
-        images = _Ragged(images, np.cumsum([0, *(3 * h * w for h, w in shapes)]), shapes)
-    extras = {path.stem.removeprefix("extra-"): np.load(path) for path in sorted(folder.glob("extra-*.npy"))}
-    split = Split(images, np.load(folder / "labels.npy"), about["files"], extras)
-    return Cached(tuple(about["classes"]), split, tuple(about["damaged"]))
+def _open(folder: Path, form: str) -> Cached | None:
+    """What is in the cache; None where there is nothing, or something damaged."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        labels, images = np.load(folder / "labels.npy"), np.load(folder / "images.npy", mmap_mode="r")
+        extras = {path.stem.removeprefix("extra-"): np.load(path) for path in sorted(folder.glob("extra-*.npy"))}
+        pictures: Any = images
+        if form == "whole":
+            shapes = np.load(folder / "shapes.npy")
+            begins = np.cumsum([0, *(3 * h * w for h, w in shapes)])
+            pictures = _Ragged(images, begins, shapes)
+            whole = begins[-1] == len(images) and len(shapes) == len(labels)
+        else:
+            whole = len(images) == len(labels)
+        if not whole or len(labels) != len(about["files"]):
+            return None
+        split = Split(pictures, labels, about["files"], extras)
+        return Cached(tuple(about["classes"]), split, tuple(about["damaged"]), about["digest"])
+    except (OSError, ValueError, KeyError, EOFError, TypeError):
+        return None
 
 
 def one_at_a_time(read: Callable[[int], Encoded]) -> Callable[[int], Encoded]:

@@ -63,7 +63,7 @@ class Dataset:
     train: Split
     test: Split
     key: str = ""
-    """Changes with whatever its images and labels are made from."""
+    """Changes with its images and labels; empty where they cannot change."""
     damaged: tuple[str, ...] = ()
     """The files that are no images and were left out, with the reason."""
 
@@ -118,7 +118,9 @@ def generator(purpose: str, *seed: int) -> np.random.RandomState:
     return np.random.RandomState(np.random.SeedSequence(entropy).generate_state(4))
 
 
-def few_per_class(labels: np.ndarray, per_class: int, seed: int, *, spare: int = 0) -> np.ndarray:
+def few_per_class(
+    labels: np.ndarray, per_class: int, seed: int, *, spare: int = 0, classes: Sequence[str] = ()
+) -> np.ndarray:
     """Chooses `per_class` images of each class.
 
     The choice is nested: with the same seed, five a class are among the ten a class.
@@ -128,6 +130,7 @@ def few_per_class(labels: np.ndarray, per_class: int, seed: int, *, spare: int =
       per_class: how many of each class.
       seed: of the choice.
       spare: how many of each class must be left over, for testing.
+      classes: their names, for a person.
 
     Returns:
       Indices in increasing order.
@@ -140,8 +143,9 @@ def few_per_class(labels: np.ndarray, per_class: int, seed: int, *, spare: int =
     for label in np.unique(labels):
         members = order[labels[order] == label]
         if per_class > len(members) - spare:
+            name = classes[label] if classes else label
             raise UserError(
-                f"data.per_class asks for {per_class} labelled images a class, but class {label} has {len(members)}"
+                f"data.per_class asks for {per_class} labelled images a class, but class {name} has {len(members)}"
                 f"{f', of which {spare} must stay for testing' if spare else ''}: set it to at most "
                 f"{min(np.unique_counts(labels).counts) - spare}."
             )
@@ -160,4 +164,5 @@ def limited(data: Dataset, request: Request) -> Dataset:
         raise UserError(f"The class {data.classes[missing[0]]} has no image to train on.")
     if not request.per_class:
         return data
-    return replace(data, train=data.train.take(few_per_class(data.train.labels, request.per_class, request.seed)))
+    chosen = few_per_class(data.train.labels, request.per_class, request.seed, classes=data.classes)
+    return replace(data, train=data.train.take(chosen))

@@ -9,6 +9,8 @@ FORMS = ("square", "middle", "whole")
 """`square`: both sides are resized to S, whatever the aspect ratio. `whole`: the short side is, and the aspect ratio
 stays. `middle`: the square in the middle of that."""
 
+_THINNEST = 20  # a line of pixels would become an image of gigabytes
+
 Image.core.set_blocks_max(64)  # Pillow asks for memory less often; a third more images a second
 
 
@@ -24,11 +26,17 @@ def decode(data: bytes) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int, form: str) -> np.ndarray:
-    """uint8 `[H, W, 3]`, by Pillow's bilinear filter; `size` is S of `FORMS`."""
+    """uint8 `[H, W, 3]`, by Pillow's bilinear filter; `size` is S of `FORMS`.
+
+    Raises:
+      ValueError: the aspect ratio is to stay, and one side is more than 20 times the other.
+    """
     if form == "square":
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     width, height = image.size
     short = min(width, height)
+    if max(width, height) > _THINNEST * short:
+        raise ValueError(f"{width} × {height} pixels are too thin to keep their aspect ratio")
     target = (int(size * width / short), int(size * height / short))
     large = np.asarray(image.resize(target, Image.Resampling.BILINEAR))
     return large if form == "whole" else centre_crop(large, size)

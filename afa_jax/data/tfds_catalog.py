@@ -1,9 +1,13 @@
-"""Any image-classification set of the TFDS catalogue, as `tfds:<name>`: `--config.data.name=tfds:oxford_flowers102`."""
+"""Any image-classification set of the TFDS catalogue, as `tfds:<name>`: `--config.data.name=tfds:oxford_flowers102`.
+
+TensorFlow is not needed here, but many of TFDS's builders read their archives with it. Where it is missing, prepare the
+set elsewhere with `file_format="array_record"` and name its folder: `--config.data.dir=…`.
+"""
 
 from functools import cache, partial
 from typing import Any
 
-from afa_jax.data.archive import prepare
+from afa_jax.data.archive import prepare, readable
 from afa_jax.data.cache import Encoded, Files, Source, load_splits, one_at_a_time
 from afa_jax.data.dataset import Builder, Dataset, Request, limited
 from afa_jax.errors import UserError
@@ -21,11 +25,11 @@ def load(name: str, request: Request) -> Dataset:
     splits = tuple(part.strip() for part in request.splits.split(","))
     if len(splits) != 2:
         raise UserError(f"config.data.splits is {request.splits!r}; it must name two, for training and for testing.")
-    place = str(user_path(request.folder) if request.folder else cache_folder() / "tfds")
+    place = str(user_path(request.folder).absolute()) if request.folder else str(cache_folder() / "tfds")
     builder = _builder(name, place)
-    version = builder.info.full_name
+    key = {"data": builder.info.full_name, "place": place}
     sources = (
-        Source(f"{builder.name}-{split}", {"data": version, "split": split}, partial(_open, name, place, split))
+        Source(f"{builder.name}-{split}", {**key, "split": split}, partial(_open, name, place, split))
         for split in splits
     )
     return limited(load_splits(request, *sources), request)
@@ -61,8 +65,9 @@ def _open(name: str, place: str, split: str) -> Files:
         raise UserError(f"TFDS cannot prepare the split {split!r} of {name} here: {_one_line(error)}") from error
 
     def read(i: int) -> Encoded:
-        record = records[i]
-        return Encoded(f"{name}/{split}/{i}", record[image], int(record[label]))
+        with readable(builder):
+            record = records[i]
+            return Encoded(f"{name}/{split}/{i}", record[image], int(record[label]))
 
     return Files(features[label].names, len(records), one_at_a_time(read))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from afa_jax.data.augment import Preprocess
+from afa_jax.data.augment import Preprocess, normalise
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Split
 from afa_jax.models.zoo import forward
@@ -19,9 +19,11 @@ from afa_jax.types import Batch, Variables
 @lru_cache(maxsize=8)
 def _compile(module: nn.Module, preprocess: Preprocess) -> Callable[[Variables, Batch], dict[str, Array]]:
     def count(variables: Variables, batch: Batch) -> dict[str, Array]:
-        views = preprocess.views(batch["image"])
-        # One view after the other, so that ten crops need no more memory than one.
-        logits = jax.lax.map(lambda view: forward(module, variables, view).logits, views).mean(0)
+        # One view after the other, so that the network needs no more memory for ten crops than for one.
+        def look(view: Array) -> Array:
+            return forward(module, variables, normalise(view, preprocess.mean, preprocess.std)).logits
+
+        logits = jax.lax.map(look, preprocess.views(batch["image"])).mean(0)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         hits = logits.argmax(-1) == batch["label"]
         # Where the batch is filled up, a mask of 0 would turn an infinite loss into NaN; `where` does not.
@@ -42,6 +44,9 @@ def evaluate(
       `top1` as a share in [0, 1], `loss` (mean cross-entropy) and `count`.
     """
     run = _compile(module, preprocess)
-    totals = [run(variables, batch) for batch in test_batches(split, batch_size)]
+    totals = []
+    for batch in test_batches(split, batch_size):
+        totals.append(run(variables, batch))
+        jax.block_until_ready(totals[-2:][0])  # no more than two batches lie on the device
     loss, hits = (sum(float(total[key]) for total in totals) for key in ("loss", "hits"))
     return {"top1": hits / len(split), "loss": loss / len(split), "count": len(split)}

@@ -103,19 +103,6 @@ def forward(
     return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
 
 
-def masked(module: nn.Module, variables: Variables, images: Array, masks: Mapping[str, Array]) -> Array:
-    """The logits in eval mode, with the channels of some layers' outputs multiplied by a mask `[C]` each, by path."""
-
-    def multiply(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        output = call(*args, **kwargs)
-        mask = masks.get(".".join(context.module.path)) if context.method_name == "__call__" else None
-        return output if mask is None else output * mask.astype(output.dtype)
-
-    with nn.intercept_methods(multiply):
-        logits: Any = module.apply(variables, images, train=False)
-    return logits
-
-
 def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> dict[str, tuple[int, ...]]:
     """The output shape, for one image, of every layer that gives one array, by its path; nothing is computed."""
 

@@ -23,6 +23,7 @@ from afa_jax.data.dataset import Split
 from afa_jax.errors import UserError
 from afa_jax.files import user_path, whole
 from afa_jax.models import zoo
+from afa_jax.models.masking import channel_readers, masked
 from afa_jax.training.step import Task
 from afa_jax.transfer.channel_weights import loss_increases
 from afa_jax.transfer.method import Anatomy, Frozen, Survey
@@ -115,13 +116,18 @@ def _loss_increases(
     tell(f"Leaving out {number:,} channels, one by one, on {count} batches of {settings['images']} images.")
     # In float32, because the differences are small against the losses.
     module = task.target.clone(dtype=jnp.float32) if hasattr(task.target, "dtype") else task.target
+    parts = {tap: filter_parts(task.anatomy, shapes, tap) for tap in channels}
+    readers = {
+        tap: channel_readers(module, variables, size, partial(_masks, parts[tap]), number)
+        for tap, number in channels.items()
+    }
     totals, images = {tap: np.zeros(number) for tap, number in channels.items()}, 0.0
     for batch in _sample(task.preprocess, split, settings["batches"], settings["images"], seed):
         seen = float(batch["mask"].sum())
         for tap, number in channels.items():
             together = channels_together(len(batch["label"]), shapes[tap])
-            parts = filter_parts(task.anatomy, shapes, tap)
-            totals[tap] += seen * np.asarray(_increases(module, parts, number, together, variables, batch))
+            increases = _increases(module, parts[tap], readers[tap], number, together, variables, batch)
+            totals[tap] += seen * np.asarray(increases)
         images += seen
     return {tap: jnp.asarray(total / images, jnp.float32) for tap, total in totals.items()}
 
@@ -160,20 +166,26 @@ def filter_parts(anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]], tap: s
     return (*parts, Part(tap, begin, channels, begin)) if begin < channels else tuple(parts)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _masks(parts: tuple[Part, ...], mask: Array) -> dict[str, Array]:
+    """A mask of a tap's channels as those of the layers that make them."""
+    return {part.layer: jnp.concatenate([jnp.ones(part.at), mask[part.begin : part.end]]) for part in parts}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _increases(
     module: nn.Module,
     parts: tuple[Part, ...],
+    readers: frozenset[str],
     channels: int,
     together: int,
     variables: Variables,
     batch: Mapping[str, Array],
 ) -> Array:
     def loss(mask: Array) -> Array:
-        masks = {part.layer: jnp.concatenate([jnp.ones(part.at), mask[part.begin : part.end]]) for part in parts}
+        left_out, masks = jnp.argmin(mask), _masks(parts, mask)
         # A GPU's short cuts for products would be as large as the differences.
         with jax.default_matmul_precision("highest"):
-            logits = zoo.masked(module, variables, batch["image"], masks)
+            logits = masked(module, variables, batch["image"], masks, readers=readers, channel=left_out)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return (losses * batch["mask"]).sum() / batch["mask"].sum()
 

@@ -57,9 +57,12 @@ def sign(workdir: Path, config: Mapping[str, Any], source: str, data: str) -> No
     """
     write_json(workdir / CONFIG, config)
     path, now = workdir / ORIGIN, {"source network": source, "images": data}
-    begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
+    try:
+        begun = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else now
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: remove {workdir} and start again.") from error
     for what, digest in now.items():
-        if begun[what] != digest:
+        if begun.get(what) != digest:
             raise UserError(
                 f"The {what} {'are' if what.endswith('s') else 'is'} not what the run in {workdir} began with: bring "
                 "that back, or choose another folder with --workdir."

@@ -297,6 +297,43 @@ def test_an_image_of_the_archive_that_is_none_is_named(mirror, miniature):
     assert (len(data.train), data.damaged) == (2, ("food-101/images/waffles/2.jpg (of no known format)",))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: next(folder.glob("*train*array_record*")).write_bytes(b""),
+        lambda folder: next(folder.glob("*train*array_record*")).unlink(),
+        lambda folder: (folder / "dataset_info.json").write_text("{"),
+        lambda folder: (folder / "label.labels.txt").unlink(),
+    ],
+)
+def test_damaged_records_say_which_folder_to_remove(damage, mirror, miniature):
+    archives.food101(mirror)
+    miniature("food101")
+    catalog.load("food101", Request(size=8))
+    damage(mirror.parent / "cache" / "tfds" / "food101" / "1.0.0")
+    with pytest.raises(UserError, match=r"The records in .*food101.* remove that folder") as caught:
+        catalog.load("food101", Request(size=9))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_kill_left_of_a_preparation_is_removed(mirror, miniature):
+    half = mirror.parent / "cache" / "tfds" / "food101" / "incomplete.ABC_1.0.0"
+    half.mkdir(parents=True)
+    archives.food101(mirror)
+    miniature("food101")
+    catalog.load("food101", Request(size=8))
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9/1.jpg\n", "buffet/1.jpg".encode("utf-16")])
+def test_a_list_in_other_bytes(content, mirror, miniature):
+    archives.mit_indoors67(mirror)
+    miniature("mit_indoors67")
+    (mirror / "TrainImages.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"The lists of mit_indoors67 in .* are damaged: remove them"):
+        catalog.load("mit_indoors67", Request(size=8))
+
+
 def test_few_labels_of_any_archive(mirror, miniature):
     archives.food101(mirror)
     miniature("food101")

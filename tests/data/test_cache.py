@@ -196,7 +196,7 @@ def test_damaged_images_are_left_out_when_wanted_and_only_then():
 
 def test_many_damaged_images_are_counted():
     many = {f"{i}.jpg": b"no" for i in range(1000)}
-    with pytest.raises(DamagedError, match=r"^1,000 files are no images: 0.jpg .*, and 980 more; mend"):
+    with pytest.raises(DamagedError, match=r"^1,000 files are no images: 0.jpg .*, and 800 more; mend"):
         cached(source(many), "square", 20, skip_damaged=False)
 
 
@@ -224,7 +224,7 @@ def test_the_improved_form_trains_on_the_middle_and_tests_whole_images():
 def test_too_little_room_is_said_before_anything_is_decoded(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
     monkeypatch.setattr(module, "decode", lambda data: pytest.fail("decoded"))
-    with pytest.raises(UserError, match=r"need 0.0 GB, and the disk of .*images has 0.0 GB left: make room"):
+    with pytest.raises(UserError, match=r"need 0 MB, and the disk of .*images has 0 MB left: make room"):
         cached(source(PICTURES), "square", 20, skip_damaged=False)
     assert [path.name for path in folder.iterdir() if path.suffix != ".lock"] == []
 
@@ -261,6 +261,68 @@ def test_what_a_kill_left_is_no_hindrance(folder):
     again = cached(source(PICTURES), "square", 20, skip_damaged=False)
     np.testing.assert_array_equal(again.split.labels, digest.split.labels)
     assert not half.exists()
+
+
+@pytest.mark.parametrize("form", ["square", "whole"])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("about.json", lambda path: path.write_text("")),
+        ("about.json", lambda path: path.write_text("{}")),
+        ("about.json", lambda path: path.unlink()),
+        ("images.npy", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+        ("images.npy", lambda path: path.write_bytes(b"")),
+        ("images.npy", lambda path: path.write_bytes(b"garbage of some length")),
+        ("labels.npy", lambda path: np.save(path, np.zeros(3, np.int32))),
+        ("labels.npy", lambda path: path.unlink()),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(form, file, damage, folder, capsys):
+    before = cached(source(PICTURES), form, 20, skip_damaged=False)
+    damage(next(folder.glob("pictures-*")) / file)
+    after = cached(source(PICTURES), form, 20, skip_damaged=False)
+    assert after.digest == before.digest and len(after.split) == len(PICTURES)
+    np.testing.assert_array_equal(after.split.images[3], resize(decode(PICTURES["cmyk"]), 20, form))
+    assert "was damaged and has been made anew" in capsys.readouterr().err
+
+
+def test_a_cache_that_is_there_needs_no_lock(folder, monkeypatch):
+    """So that it can be read where nothing may be written."""
+    cached(source(PICTURES), "square", 20, skip_damaged=False)
+    monkeypatch.setattr(module, "locked", lambda *args, **kwargs: pytest.fail("locked"))
+    assert len(cached(source(PICTURES), "square", 20, skip_damaged=False).split) == len(PICTURES)
+
+
+def test_halves_that_nobody_is_at_are_removed(folder):
+    for name in ("old", "busy"):
+        (folder / f"{name}.partial").mkdir(parents=True)
+    with module.locked(folder / ".busy.lock", wait=True):
+        cached(source(PICTURES), "square", 20, skip_damaged=False)
+        assert {path.name for path in folder.glob("*.partial")} == {"busy.partial"}
+
+
+def test_a_kill_in_the_middle_leaves_nothing_that_counts(folder):
+    """SIGKILL while an image is read; the next build clears up and is whole."""
+    command = "import os; from tests.data.test_cache import *; import tests.data.test_cache as t\n"
+    command += "good = source(PICTURES).open()\n"
+    command += "bad = Files(good.classes, good.count, lambda i: os.kill(os.getpid(), 9) if i == 9 else good.read(i))\n"
+    command += "cached(Source('pictures', {'data': 'pictures'}, lambda: bad), 'square', 20, skip_damaged=False)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=False).returncode == -9
+    assert [path.suffix for path in folder.iterdir() if path.is_dir()] == [".partial"]
+    assert len(cached(source(PICTURES), "square", 20, skip_damaged=False).split) == len(PICTURES)
+    assert not list(folder.glob("*.partial"))
+
+
+def test_names_that_are_no_file_names(folder):
+    odd = Source("../../" + 300 * "x", {}, source(PICTURES).open)
+    cached(odd, "square", 20, skip_damaged=False)
+    assert len(list(folder.iterdir())) == 2  # the cache and its lock
+
+
+def test_images_without_a_label():
+    unlabelled = Files(("a", "b"), 2, lambda i: Encoded(f"{i}.jpg", PICTURES["jpeg"], -1))
+    with pytest.raises(UserError, match="quiz-test has images without a label: choose another split"):
+        load_splits(Request(size=20), source(PICTURES), Source("quiz-test", {}, lambda: unlabelled))
 
 
 def _build(log, _):

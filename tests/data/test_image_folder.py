@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from afa_jax import experiment
 from afa_jax.data import catalog
@@ -77,7 +78,7 @@ def test_few_labels_are_nested_and_chosen_by_the_seed(halves):
     one, three, other = (load(halves, per_class=k, seed=s).train for k, s in ((1, 0), (3, 0), (3, 1)))
     assert np.bincount(three.labels).tolist() == [3, 3]
     assert set(one.files) < set(three.files) != set(other.files)
-    refuse(halves, "asks for 5 labelled images a class, but class 0 has 4: set it to at most 4", per_class=5)
+    refuse(halves, "asks for 5 labelled images a class, but class cat has 4: set it to at most 4", per_class=5)
 
 
 def test_pictures_may_lie_deeper_and_hidden_files_are_none(halves):
@@ -126,12 +127,80 @@ def test_what_is_wrong_with_a_folder(tmp_path, halves):
     refuse("", r"needs to know where the pictures are: give --config.data.dir=FOLDER")
     refuse(tmp_path / "nowhere", r"There is no folder .*nowhere, which data.dir names")
     refuse(halves / "train" / "cat", r"must have one folder of pictures for each class, and has 0")
+    refuse(fill(tmp_path / "none", {"train/a": 1, "train/b": 1, "test": 0}), r"test must have one folder of pictures")
     refuse(fill(tmp_path / "one", {"cat": 3}), r"must have one folder of pictures for each class, and has 1")
-    refuse(fill(tmp_path / "half", {"train/cat": 3, "train/dog": 1}), r"has one of train and test, and no test: make")
+    refuse(
+        fill(tmp_path / "half", {"train/cat": 3, "train/dog": 1}),
+        r"has a folder train with folders in it, and not both",
+    )
     refuse(fill(tmp_path / "empty", {"cat": 3, "dog": 0}), r"The class .*dog has no pictures: put some there")
     refuse(fill(tmp_path / "single", {"cat": 3, "dog": 1}), r"The class dog has one picture only")
     unknown = fill(tmp_path / "unknown", {"train/a": 1, "train/b": 1, "test/a": 1, "test/c": 1})
     refuse(unknown, r"test has a class 'c', of which .*train has no pictures")
+
+
+def test_train_and_test_in_capitals_and_a_class_called_train(tmp_path):
+    data = load(fill(tmp_path / "capitals", {"Train/cat": 2, "Train/dog": 2, "TEST/cat": 1}))
+    assert data.classes == ("cat", "dog") and data.test.labels.tolist() == [0]
+    assert load(fill(tmp_path / "traffic", {"train": 2, "bus": 2})).classes == ("bus", "train")
+
+
+def test_hidden_folders_hold_no_pictures_and_links_are_followed_once(tmp_path):
+    root = fill(tmp_path / "photos", {"cat": 3, "dog": 3, "cat/.thumbnails": 3, "dog/@eaDir": 2})
+    elsewhere = fill(tmp_path / "elsewhere", {"more": 2})
+    (root / "cat" / "linked").symlink_to(elsewhere / "more")
+    (root / "cat" / "again").symlink_to(root / "cat")
+    data = load(root)
+    counts = np.bincount(data.train.labels) + np.bincount(data.test.labels)
+    assert counts.tolist() == [5, 3]
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    root = fill(tmp_path / "photos", {"cat": 3, "dog": 3})
+    (root / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (root / "cat" / "loop.jpg").symlink_to(root / "cat" / "loop.jpg")
+    os.mkfifo(root / "dog" / "pipe.jpg")
+    with pytest.raises(UserError, match="3 files are no images") as caught:
+        load(root)
+    for file in ("cat/gone.jpg (no such file)", "cat/loop.jpg", "dog/pipe.jpg (no ordinary file)"):
+        assert file in str(caught.value)
+    assert len(load(root, skip_damaged=True).damaged) == 3
+
+
+def test_two_folders_of_one_name_are_not_taken_for_each_other(tmp_path):
+    """The same names, sizes and times, as an unpacked archive may have."""
+    means = []
+    for i, place in enumerate(("one", "two")):
+        root = tmp_path / place / "photos"
+        for name in ("cat", "dog"):
+            (root / name).mkdir(parents=True)
+            for k in range(2):
+                Image.new("RGB", (20, 20), (200 * i,) * 3).save(root / name / f"{k}.bmp")
+                os.utime(root / name / f"{k}.bmp", (0, 0))
+        means.append(load(root).train.images[np.arange(2)].mean())
+    assert means == [0, 200]
+
+
+def test_other_times_of_the_same_pictures_are_the_same_data(halves):
+    before = load(halves).key
+    for file in halves.rglob("*.jpg"):
+        os.utime(file, (1, 1))
+    assert load(halves).key == before
+    (halves / "test" / "cat" / "0 picture.jpg").write_bytes(picture(55))
+    assert load(halves).key != before
+
+
+def test_no_picture_left_to_test(tmp_path):
+    root = fill(tmp_path / "photos", {"train/a": 1, "train/b": 1, "test/a": 0})
+    (root / "test" / "a" / "x.jpg").write_bytes(b"no")
+    refuse(root, r"photos-test has no images", skip_damaged=True)
+
+
+def test_a_line_of_pixels(tmp_path):
+    root = fill(tmp_path / "photos", {"train/a": 2, "train/b": 2, "test/a": 2})
+    Image.new("RGB", (3000, 1)).save(root / "test" / "a" / "line.png")
+    assert len(load(root).test) == 3
+    refuse(root, r"line.png \(3000 × 1 pixels are too thin to keep their aspect ratio\)", augmentation="improved")
 
 
 def command(root, workdir, **settings):
@@ -170,6 +239,23 @@ def test_a_run_on_ones_own_pictures(halves, tmp_path, monkeypatch, capsys):
     assert command(halves, tmp_path / "improved", **improved) == 0
     assert command(halves, tmp_path / "improved", **skip) == 2
     assert "another run (data.augmentation is 'improved' there and 'default' here)" in capsys.readouterr().err
+
+
+def test_a_source_network_belongs_to_its_pictures(halves, tmp_path, monkeypatch):
+    """Other pictures in the same folder make another source network; damaged ones are left out there too."""
+    monkeypatch.chdir(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    root = fill(tmp_path / "source", {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1})
+    (root / "train" / "a" / "notes.txt").write_text("no picture")
+    settings = {"recipe": "l2", "source.dataset": "image_folder", "source.dir": root, "source.steps": 2}
+    settings |= {"data.skip_damaged": True, "convention": "released", "source.batch_size": 2}
+    origins = []
+    for i in range(2):
+        assert command(halves, tmp_path / f"run{i}", **settings) == 0
+        origins.append(json.loads((tmp_path / f"run{i}" / "origin.json").read_text()))
+        (root / "train" / "a" / "0 picture.jpg").write_bytes(picture(777))
+        experiment._load.cache_clear()
+    assert origins[0]["images"] == origins[1]["images"]
+    assert origins[0]["source network"] != origins[1]["source network"]
 
 
 def test_a_run_does_not_go_on_with_other_pictures(halves, tmp_path, monkeypatch, capsys):

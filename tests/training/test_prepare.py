@@ -65,7 +65,7 @@ def test_deltas_weights_on_some_batches_of_training_images(tmp_path, monkeypatch
     """The released way: four batches of 32; each image is one of the training split's, with its own label."""
     seen = []
     honest = module._increases
-    monkeypatch.setattr(module, "_increases", lambda *a: (seen.append(a[5]), honest(*a))[1])
+    monkeypatch.setattr(module, "_increases", lambda *a: (seen.append(a[6]), honest(*a))[1])
     task = tiny.task(tiny.stage("delta", taps=("conv1",)))
     labels = {image.tobytes(): label for image, label in zip(IMAGES["image"], IMAGES["label"], strict=True)}
     runs = enumerate((0, 0, 1))
@@ -112,7 +112,7 @@ def test_in_a_tap_of_several_convolutions_it_is_the_filter_that_is_left_out():
     parts = module.filter_parts(where, zoo.layer_shapes(network, tiny.SIZE), "block")
     assert parts == (("block.a", 0, 4, 0), ("block.b", 4, 7, 0), ("block", 7, 10, 7))
     batch = {"image": images, "label": jnp.asarray(IMAGES["label"]), "mask": jnp.ones(20)}
-    found = module._increases(network, parts, 10, 5, variables, batch)
+    found = module._increases(network, parts, frozenset(), 10, 5, variables, batch)
     whole = losses(network.apply(variables, images), IMAGES["label"]).mean()
     for c in range(7):
         name, own = ("a", c) if c < 4 else ("b", c - 4)
@@ -152,7 +152,7 @@ def test_the_layers_before_the_tap_are_computed_once_for_many_channels():
 
     one = flops(lambda v: network.apply(v, batch["image"]), variables)
     # All at once, so that the compiled program has no loop, whose passes the analysis would not count.
-    all_of_them = flops(lambda v: module._increases(network, parts, 128, 128, v, batch), variables)
+    all_of_them = flops(lambda v: module._increases(network, parts, frozenset(), 128, 128, v, batch), variables)
     assert all_of_them < 0.1 * 128 * one
 
 

@@ -52,6 +52,13 @@ def test_another_source_network_or_other_images_are_refused(tmp_path):
         sign(tmp_path, CONFIG, "a", "x")
 
 
+def test_a_damaged_record_of_the_origin_is_told(tmp_path):
+    for content in ("{", "[1]"):
+        (tmp_path / "origin.json").write_text(content)
+        with pytest.raises(UserError, match=r"origin.json is damaged: remove .* and start again"):
+            sign(tmp_path, CONFIG, "a", "x")
+
+
 def test_what_a_kill_left_half_written_is_no_hindrance(tmp_path):
     (tmp_path / "config.partial").touch()
     with claim(tmp_path, CONFIG):

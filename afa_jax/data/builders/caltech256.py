@@ -40,6 +40,7 @@ ARCHIVE = Archive(
     "#sha256=08ff01b03c65566014ae88eb0490dbe4419fc7ac4de726ee1163e39fd809543e",
     index=index,
     classes=257,
+    totals={"images": 30_607},
 )
 
 
