@@ -1,18 +1,21 @@
 """A published data set from its official archive, through a TFDS builder that never imports TensorFlow."""
 
 import gzip
+import io
 import shutil
+import sys
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from afa_jax.data.cache import Encoded, Files, Source, load_splits, one_at_a_time
 from afa_jax.data.dataset import Builder, Dataset, Request, limited
@@ -173,15 +176,19 @@ def prepare(builder: Any) -> Any:
         # Above this many bytes a split would go through TensorFlow's files; all of it passes through memory.
         shuffle.MAX_MEM_BUFFER_SIZE = 1 << 40
         tfds.disable_progress_bar()
-        builder.download_and_prepare(
-            download_dir=cache_folder() / "archives",
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-        )
+        print(f"{builder.name}: its images are fetched if they must be, and written as records, once.", file=sys.stderr)
+        with redirect_stdout(io.StringIO()):  # TFDS says more, of sizes that it does not know
+            builder.download_and_prepare(
+                download_dir=cache_folder() / "archives",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
     return builder
 
 
 def _builder_class(archive: Archive) -> Any:
     import tensorflow_datasets as tfds
+
+    logging.set_verbosity(logging.ERROR)  # it warns of a folder that is not prepared yet
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = archive.name

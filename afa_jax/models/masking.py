@@ -79,7 +79,7 @@ def channel_readers(
 
         def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
             layer, name = context.module, _path(context)
-            if isinstance(layer, nn.Conv) and name and tuple(layer.kernel_size) == (1, 1) and _is_plain(layer):
+            if isinstance(layer, nn.Conv) and name and _is_pointwise(layer):
                 found[name] = jnp.isnan(args[0]).any((0, 1, 2))
             output = call(*args, **kwargs)
             return output if name not in poison else output * poison[name].astype(output.dtype)
@@ -99,11 +99,10 @@ def _path(context: nn.module.InterceptorContext) -> str:
     return ".".join(context.module.path) if context.method_name == "__call__" else ""
 
 
-def _is_plain(layer: nn.Conv) -> bool:
-    """A convolution whose output is a sum over its input channels at one position each."""
-    padding: Any = layer.padding
-    unpadded = padding == "VALID" if isinstance(padding, str) else not np.any(padding)
-    return layer.feature_group_count == 1 and unpadded
+def _is_pointwise(layer: Any) -> bool:
+    """A 1×1 convolution: at each position a sum over the channels taken in."""
+    unpadded = layer.padding == "VALID" if isinstance(layer.padding, str) else not np.any(layer.padding)
+    return unpadded and layer.feature_group_count == 1 and all(side == 1 for side in np.atleast_1d(layer.kernel_size))
 
 
 def _strides(layer: Any) -> tuple[int, int]:

@@ -41,6 +41,7 @@ def tool(tmp_path, monkeypatch):
     return lambda *more: alpha_range.main([*options, "--workdir", str(tmp_path / "runs"), *more])
 
 
+@pytest.mark.slow
 def test_a_sweep_from_the_command_to_the_files(tool, tmp_path, monkeypatch, capsys):
     seen = []
     honest = alpha_range.run
