@@ -89,7 +89,7 @@ def _fetch_into(url: str, path: Path, digest: str) -> None:
     except (HTTPException, ValueError) as error:  # no address, or no server of this kind
         raise UserError(f"{url} cannot be fetched ({type(error).__name__}: {error}); {where}.") from error
     try:
-        _check(partial, path.name, digest)
+        _check(partial, path.name, digest, then="it has been removed")
     except UserError:
         partial.unlink()
         raise
@@ -145,14 +145,14 @@ def _bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _check(path: Path, name: str, promised: str) -> None:
+def _check(path: Path, name: str, promised: str, then: str = "remove it") -> None:
     with path.open("rb") as file:
         start = file.read(512)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{path} is a web page, not the file {name}: the server or mirror does not have it; remove it.")
+        raise UserError(f"{path} is a web page, not the file {name}: the server or mirror does not have it; {then}.")
     if not digest.startswith(promised):
         raise UserError(
-            f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}; remove it."
+            f"{path} is not the published file {name}: its sha256 begins {digest[:8]}, not {promised[:8]}; {then}."
         )

@@ -84,7 +84,7 @@ def test_one_that_keeps_breaking_off_is_resumed_by_the_next_command(server, tmp_
 )
 def test_a_wrong_file_is_refused_and_removed(server, tmp_path, content, match):
     server["content"] = content
-    with pytest.raises(UserError, match=match):
+    with pytest.raises(UserError, match=f"{match}.*; it has been removed"):
         fetch(server["url"])
     assert left(tmp_path) == []
 

@@ -3,9 +3,10 @@
     python tools/benchmark.py delta --network resnet50     # DELTA's channel weights against one whole pass a filter
     python tools/benchmark.py data --photos photos         # reading images: decoded each time, and from the cache
 
-`delta` leaves out some filters of each tap both ways, on one batch at the network's own size, and works out the time of
-all of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of
-them. Writes docs/results/delta_weights_<network>.json and prints a table.
+`delta` leaves out a share of each tap's filters, on one batch at the network's own size, and works out the time of all
+of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
+Both are set against whole passes that are measured right beside them. Writes
+docs/results/delta_weights_<network>.json and prints a table.
 
 `data` takes photos from a folder (`train/<class>/*`, `test/<class>/*`), brings copies of some to 500 × 375 pixels, the
 size of an ImageNet photo, and reads batches of them: decoded anew as most loaders do in each epoch, then from the cache
@@ -65,7 +66,7 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
-def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any]:
+def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
     """Seconds a filter both ways, by tap, and the ratio over all filters of all taps."""
     spec, module = zoo.NETWORKS[network], zoo.create(network, 100)
     variables = zoo.initialise(module, jax.random.key(0), spec.image_size)
@@ -87,31 +88,31 @@ def delta(network: str, batch: int, filters: int, repeats: int) -> dict[str, Any
     definition = jax.jit(partial(loss, first, frozenset()))
     # A pass costs the same whichever filter is left out.
     mask = jnp.ones(shapes[first][-1]).at[0].set(0)
-    whole_pass = seconds(partial(definition, variables, images, mask), repeats)
     rows = []
     for tap in spec.taps[4]:
         channels = shapes[tap][-1]
         together = channels_together(batch, shapes[tap])
-        few = min(channels // 2, max(filters, 2 * together))
+        few = max(channels // share // together, 1) * together
         readers = channel_readers(module, variables, spec.image_size, lambda mask, tap=tap: {tap: mask}, channels)
         run = jax.jit(partial(leave_out, tap, readers, together))
+        whole_pass = seconds(partial(definition, variables, images, mask), 4 * repeats)
         half, full = (seconds(partial(run, variables, images, jnp.arange(n)), repeats) for n in (few, 2 * few))
         each = (full - half) / few
         once = max(0.0, half - few * each)
-        rows.append({"tap": tap, "filters": channels, "together": together, "once": once, "each": each})
+        rows.append({"tap": tap, "filters": channels, "once": once, "each": each, "whole_pass": whole_pass})
         print(
             f"{tap:<24} {channels:>5} filters  {each:.4f} s each + {once:.2f} s once; a whole pass {whole_pass:.3f} s"
         )
-    count = sum(row["filters"] for row in rows)
+    theirs = sum(row["filters"] * row["whole_pass"] for row in rows)
     ours = sum(row["once"] + row["filters"] * row["each"] for row in rows)
+    passes = sum((row["once"] + row["filters"] * row["each"]) / row["whole_pass"] for row in rows)
     return {
         "network": network,
         "batch": batch,
-        "whole_pass_seconds": whole_pass,
-        "taps": rows,
-        "definition_hours_a_batch": count * whole_pass / 3600,
+        "seconds": rows,
+        "definition_hours_a_batch": theirs / 3600,
         "ours_hours_a_batch": ours / 3600,
-        "ratio": count * whole_pass / ours,
+        "ratio": sum(row["filters"] for row in rows) / passes,
     }
 
 
@@ -202,7 +203,7 @@ def main(argv: list[str]) -> int:
     one = commands.add_parser("delta", help="DELTA's channel weights against one whole pass a filter")
     one.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
     one.add_argument("--batch", type=int, default=32, help="images; the released code takes 32")
-    one.add_argument("--filters", type=int, default=4, help="left out at least, of each tap")
+    one.add_argument("--share", type=int, default=16, help="of the filters of each tap, one in so many is left out")
     one.add_argument("--repeats", type=int, default=3)
     two = commands.add_parser("data", help="reading images: decoded each time, and from the cache")
     two.add_argument("--photos", type=Path, required=True, help="a folder with train/<class>/* and test/<class>/*")
@@ -213,7 +214,7 @@ def main(argv: list[str]) -> int:
     two.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
     if options.what == "delta":
-        result = delta(options.network, options.batch, options.filters, options.repeats)
+        result = delta(options.network, options.batch, options.share, options.repeats)
         _keep(f"delta_weights_{options.network}", result)
         ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
         print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")

@@ -70,10 +70,9 @@ def channel_readers(
     Args:
       masks: from a mask `[channels]` of a tap to those of the layers that make it.
     """
-    images = jnp.zeros((1, image_size, image_size, 3))
 
-    @jax.jit
-    def marks(channel: Array) -> dict[str, Array]:
+    @jax.jit  # all arrays are arguments: what comes from constants would be computed when it is compiled
+    def marks(variables: Variables, images: Array, channel: Array) -> dict[str, Array]:
         found: dict[str, Array] = {}
         poison = masks(jnp.ones(channels).at[channel].set(jnp.nan))
 
@@ -91,7 +90,8 @@ def channel_readers(
     def reads(name: str, channel: int, marked: Mapping[str, Array]) -> bool:
         return np.flatnonzero(marked[name]).tolist() == [channel]
 
-    first, last = (marks(jnp.int32(channel)) for channel in (0, channels - 1))
+    images = jnp.zeros((1, image_size, image_size, 3))
+    first, last = (marks(variables, images, jnp.int32(channel)) for channel in (0, channels - 1))
     return frozenset(name for name in first if reads(name, 0, first) and reads(name, channels - 1, last))
 
 

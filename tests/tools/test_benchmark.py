@@ -31,9 +31,11 @@ def test_delta_adds_up_all_filters_of_all_taps(results, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "seconds", seconds)
     assert benchmark.main(["delta", "--network", "resnet10_small", "--batch", "2"]) == 0
     result = json.loads((results / "delta_weights_resnet10_small.json").read_text())
-    filters = [row["filters"] for row in result["taps"]]
-    assert all(row["each"] == pytest.approx(0.25) and row["once"] == pytest.approx(1) for row in result["taps"])
+    rows = result["seconds"]
+    filters = [row["filters"] for row in rows]
+    assert all((row["each"], row["once"]) == pytest.approx((0.25, 1)) for row in rows)
     assert result["ratio"] == pytest.approx(2 * sum(filters) / (len(filters) + 0.25 * sum(filters)))
+    assert result["definition_hours_a_batch"] == pytest.approx(2 * sum(filters) / 3600)
     assert f"a ratio of {result['ratio']:.1f}" in capsys.readouterr().out
     assert result["device"] and result["versions"]["jax"] and result["finished"]
 
