@@ -49,7 +49,7 @@ class Data:
     the centre crop is tested. `improved` (DELTA Table 2): the short side is resized, the middle square trained on, and
     the mean logits of ten crops tested."""
     mirror: bool = True
-    """Mirror half of the training images; set it to False where a mirrored image means something else."""
+    """Mirror half of the training images, of the source task too; False where a mirrored image means something else."""
 
 
 @dataclass(frozen=True)

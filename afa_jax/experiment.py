@@ -71,6 +71,7 @@ def source_network(experiment: Experiment) -> Path:
             source.dir,
             splits=source.splits,
             skip_damaged=experiment.data.skip_damaged,
+            mirror=experiment.data.mirror,
             image_size=size,
             resize=resize,
         ),

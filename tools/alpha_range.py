@@ -39,7 +39,8 @@ def measure(
     rows = []
     for network in networks:
         size = sizes.get(network, experiment.data.image_size)
-        data = dataclasses.replace(experiment.data, image_size=size, resize=size * 9 // 8)
+        resize = size * 9 // 8 if network in sizes else experiment.data.resize
+        data = dataclasses.replace(experiment.data, image_size=size, resize=resize)
         for convention, alphas in ALPHAS.items():
             for alpha in alphas:
                 row: dict[str, Any] = {
@@ -81,6 +82,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def read_size(text: str, networks: list[str]) -> tuple[str, int]:
+    """`NETWORK=PIXELS`.
+
+    Raises:
+      UserError: it is not of that form, or of no network that is measured.
+    """
+    network, _, pixels = text.partition("=")
+    if network not in networks or not pixels.isdigit() or not 8 <= int(pixels) <= 2048:
+        raise UserError(f"--size {text} must be NETWORK=PIXELS, one of {', '.join(networks)} and 8 to 2048.")
+    return network, int(pixels)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
@@ -100,7 +113,7 @@ def main(argv: list[str]) -> int:
         networks = options.networks.split(",")
         for name in networks:
             zoo.known(name)
-        sizes = {name: int(pixels) for name, pixels in (size.split("=") for size in options.size)}
+        sizes = dict(read_size(size, networks) for size in options.size)
         rows = measure(experiment, options.recipe, networks, sizes, options.workdir)
     except UserError as error:
         print(f"alpha_range: {error}", file=sys.stderr)

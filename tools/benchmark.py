@@ -118,14 +118,16 @@ def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
 
 def data(photos: Path, network: str, batch: int, steps: int, count: int, repeats: int) -> dict[str, Any]:
     """Images a second by way of reading, and the share of a training step that waits for data."""
-    files = sorted(file for file in photos.glob("train/*/*") if file.is_file())
+    files = sorted(file for file in photos.glob("train/*/*") if file.suffix.lower() in Image.registered_extensions())
     if not files:
         raise UserError(f"{photos} has no photos under train/<class>/.")
     files = files[:: max(1, len(files) // count)][:count]
     with TemporaryDirectory() as folder:
         os.environ["AFA_JAX_CACHE"] = folder
         readings = [_read([_like_imagenet(file) for file in files], Path(folder)) for _ in range(repeats)]
-        weights.save(Path(folder) / "source", network, zoo.initialise(zoo.create(network, 1000), jax.random.key(0), 64))
+        size = zoo.NETWORKS[network].image_size
+        source = zoo.initialise(zoo.create(network, 1000), jax.random.key(0), size)
+        weights.save(Path(folder) / "source", network, source)
         experiment = Experiment(
             data=Data("image_folder", str(photos)),
             source=SourceNetwork(str(Path(folder) / "source")),

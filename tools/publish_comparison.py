@@ -61,13 +61,13 @@ def main() -> int:
     if not file.is_file():
         print(f"There is no file {file}: run `make quickstart` first.", file=sys.stderr)
         return 2
-    name = file.stem
-    if file.absolute().parent != RESULTS:
-        name = file.absolute().parent.name
+    file = file.resolve()
+    name = file.stem if file.parent == RESULTS.resolve() else file.parent.name
+    shown = page(name)
+    if file.parent != RESULTS.resolve():
         RESULTS.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, RESULTS / f"{name}.json")
-    file = page(name)
-    file.write_text(insert(file.read_text(encoding="utf-8"), name), encoding="utf-8")
+    shown.write_text(insert(shown.read_text(encoding="utf-8"), name), encoding="utf-8")
     return 0
 
 

@@ -160,10 +160,10 @@ def prepared(archive: Archive) -> Any:
                 folder = place / archive.name
                 raise UserError(f"The records in {folder} are damaged: remove that folder.") from error
             return prepare(builder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the second from the records' own format
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
         raise UserError(
-            f"{place} cannot be written or read ({error.strerror or error}): make room there, or move the cache with "
-            "AFA_JAX_CACHE."
+            f"{place} cannot be written or read ({reason}): make room there, or move the cache with AFA_JAX_CACHE."
         ) from error
 
 

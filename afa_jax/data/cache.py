@@ -146,7 +146,8 @@ def cached(source: Source, form: str, size: int, *, skip_damaged: bool) -> Cache
                 if found is None:
                     _build(folder, form, size, whole_key, source, skip_damaged)
                     found = _open(folder, form)
-        assert found is not None
+        if found is None:
+            raise UserError(f"The cache {folder} cannot be read back: remove it, and it is made anew.")
     except OSError as error:
         raise UserError(
             f"The cache {folder.parent} cannot be written or read ({error.strerror or error}): make room there, or "
@@ -172,7 +173,14 @@ def _build(folder: Path, form: str, size: int, key: Mapping[str, Any], source: S
         np.save(partial / "labels.npy", np.array([image.label for image in kept], np.int32))
         for extra in kept[0].extras if kept else ():
             np.save(partial / f"extra-{extra}.npy", np.stack([image.extras[extra] for image in kept]))
-        about = {"key": dict(key), "classes": list(files.classes), "damaged": damaged, "digest": digest}
+        extras = sorted(kept[0].extras) if kept else []
+        about = {
+            "key": dict(key),
+            "extras": extras,
+            "classes": list(files.classes),
+            "damaged": damaged,
+            "digest": digest,
+        }
         write_json(partial / "about.json", about | {"files": [image.file for image in kept]})
         if folder.exists():
             print(f"{folder} was damaged and has been made anew.", file=sys.stderr)
@@ -214,6 +222,8 @@ def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tu
         try:
             decoded = decode(image.data)
             pixels = resize(decoded, size, form)
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow's plugins raise what they like
             return image, None, _reason(error, image)
         extras = {**image.extras, "original_size": np.array(decoded.size, np.int32)}
@@ -300,11 +310,12 @@ def _open(folder: Path, form: str) -> Cached | None:
             whole = begins[-1] == len(images) and len(shapes) == len(labels)
         else:
             whole = len(images) == len(labels)
-        if not whole or len(labels) != len(about["files"]):
+        columns = [labels, about["files"], *extras.values()]
+        if not whole or any(len(column) != len(labels) for column in columns) or set(extras) != set(about["extras"]):
             return None
         split = Split(pictures, labels, about["files"], extras)
         return Cached(tuple(about["classes"]), split, tuple(about["damaged"]), about["digest"])
-    except (OSError, ValueError, KeyError, EOFError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, EOFError, TypeError):
         return None
 
 

@@ -5,6 +5,7 @@ set elsewhere with `file_format="array_record"` and name its folder: `--config.d
 """
 
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from afa_jax.data.archive import prepare, readable
@@ -26,8 +27,10 @@ def load(name: str, request: Request) -> Dataset:
     if len(splits) != 2:
         raise UserError(f"config.data.splits is {request.splits!r}; it must name two, for training and for testing.")
     place = str(user_path(request.folder).absolute()) if request.folder else str(cache_folder() / "tfds")
-    builder = _builder(name, place)
-    key = {"data": builder.info.full_name, "place": place}
+    builder = _prepared(name, place) if request.folder else _builder(name, place)
+    # Records that are not our own may be made anew under the same version.
+    records = sorted(Path(builder.data_dir).glob("*")) if request.folder else []
+    key = {"data": builder.info.full_name, "place": place, "times": [path.stat().st_mtime_ns for path in records]}
     sources = (
         Source(f"{builder.name}-{split}", {**key, "split": split}, partial(_open, name, place, split))
         for split in splits
@@ -45,11 +48,25 @@ def _builder(name: str, place: str) -> Any:
         raise UserError(f"TFDS cannot offer {name!r}: {_one_line(error)}") from error
 
 
+def _prepared(name: str, place: str) -> Any:
+    """The builder, with its records written."""
+    builder = _builder(name, place)
+    try:
+        with locked(cache_folder() / "tfds" / f".{builder.name}.lock", wait=True):
+            if not builder.is_prepared():
+                prepare(builder)
+            else:  # perhaps by another process, after this builder was made, which then knows no splits
+                builder = _builder.__wrapped__(name, place)
+    except Exception as error:  # TFDS's many builders raise what they like, TensorFlow's absence among it
+        raise UserError(f"TFDS cannot prepare {name} here: {_one_line(error)}") from error
+    return builder
+
+
 def _open(name: str, place: str, split: str) -> Files:
     import tensorflow_datasets as tfds
 
-    builder = _builder(name, place)
-    features = builder.info.features
+    builder = _prepared(name, place)
+    features: Any = builder.info.features
     kinds = {kind: [key for key, feature in features.items() if isinstance(feature, kind)] for kind in _kinds(tfds)}
     images, labels = kinds.values()
     if len(images) != 1 or len(labels) != 1:
@@ -58,11 +75,9 @@ def _open(name: str, place: str, split: str) -> Files:
         )
     image, label = images[0], labels[0]
     try:
-        with locked(cache_folder() / "tfds" / f".{builder.name}.lock", wait=True):
-            prepare(builder)
         records = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
-    except Exception as error:  # TFDS's many builders raise what they like, TensorFlow's absence among it
-        raise UserError(f"TFDS cannot prepare the split {split!r} of {name} here: {_one_line(error)}") from error
+    except Exception as error:
+        raise UserError(f"TFDS cannot read the split {split!r} of {name}: {_one_line(error)}") from error
 
     def read(i: int) -> Encoded:
         with readable(builder):

@@ -275,6 +275,7 @@ def test_what_a_kill_left_is_no_hindrance(folder):
         ("images.npy", lambda path: path.write_bytes(b"garbage of some length")),
         ("labels.npy", lambda path: np.save(path, np.zeros(3, np.int32))),
         ("labels.npy", lambda path: path.unlink()),
+        ("extra-place.npy", lambda path: path.unlink()),
     ],
 )
 def test_a_damaged_cache_is_made_anew(form, file, damage, folder, capsys):
@@ -284,6 +285,20 @@ def test_a_damaged_cache_is_made_anew(form, file, damage, folder, capsys):
     assert after.digest == before.digest and len(after.split) == len(PICTURES)
     np.testing.assert_array_equal(after.split.images[3], resize(decode(PICTURES["cmyk"]), 20, form))
     assert "was damaged and has been made anew" in capsys.readouterr().err
+
+
+def test_a_good_cache_that_cannot_be_opened_now_is_not_thrown_away(folder, monkeypatch):
+    cached(source(PICTURES), "square", 20, skip_damaged=False)
+
+    def fail(*args, **kwargs):
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", fail)
+        with pytest.raises(UserError, match=r"cannot be written or read \(Cannot allocate memory\)"):
+            cached(source(PICTURES), "square", 20, skip_damaged=False)
+    kept = Source("pictures", {"data": "pictures"}, lambda: pytest.fail("decoded again"))
+    assert len(cached(kept, "square", 20, skip_damaged=False).split) == len(PICTURES)
 
 
 def test_a_cache_that_is_there_needs_no_lock(folder, monkeypatch):

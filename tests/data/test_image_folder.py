@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,11 +147,14 @@ def test_train_and_test_in_capitals_and_a_class_called_train(tmp_path):
 
 
 def test_hidden_folders_hold_no_pictures_and_links_are_followed_once(tmp_path):
-    root = fill(tmp_path / "photos", {"cat": 3, "dog": 3, "cat/.thumbnails": 3, "dog/@eaDir": 2})
+    root = fill(
+        tmp_path / "photos", {"cat": 3, "dog": 3, "cat/.thumbnails": 3, "dog/@eaDir": 2, "@eaDir": 1, "__MACOSX": 0}
+    )
     elsewhere = fill(tmp_path / "elsewhere", {"more": 2})
     (root / "cat" / "linked").symlink_to(elsewhere / "more")
     (root / "cat" / "again").symlink_to(root / "cat")
     data = load(root)
+    assert data.classes == ("cat", "dog")
     counts = np.bincount(data.train.labels) + np.bincount(data.test.labels)
     assert counts.tolist() == [5, 3]
 
@@ -165,6 +169,20 @@ def test_what_is_no_file_is_named(tmp_path):
     for file in ("cat/gone.jpg (no such file)", "cat/loop.jpg", "dog/pipe.jpg (no ordinary file)"):
         assert file in str(caught.value)
     assert len(load(root, skip_damaged=True).damaged) == 3
+
+
+def test_a_disk_that_fails_is_not_the_pictures_fault(halves, monkeypatch):
+    honest = Path.read_bytes
+
+    def fail(path):
+        if path.name == "1 picture.jpg":
+            raise OSError(5, "Input/output error")
+        return honest(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        refuse(halves, r"1 picture.jpg cannot be read \(Input/output error\)", skip_damaged=True)
+    assert len(load(halves).train) == 9
 
 
 def test_two_folders_of_one_name_are_not_taken_for_each_other(tmp_path):

@@ -1,5 +1,7 @@
 """Any image-classification set that TFDS has, by name."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -68,10 +70,12 @@ def refuse(name, match, **wanted):
 
 def test_what_tfds_cannot_give():
     refuse("tfds:no_such_set_anywhere", "TFDS cannot offer 'no_such_set_anywhere': ")
-    refuse("tfds:tiny_test_set/plain", r"TFDS cannot prepare the split 'test' of .* here: .*Unknown split")
+    refuse("tfds:tiny_test_set/plain", r"TFDS cannot read the split 'test' of .*: .*Unknown split")
     refuse("tfds:tiny_test_set/plain", r"config.data.splits is 'train'; it must name two", splits="train")
     refuse("tfds:tiny_test_set/pair", r"has 2 images and 1 labels an example, not one each", splits="train,validation")
-    refuse("tfds:tiny_test_set/broken", r"TFDS cannot prepare the split 'train' .* No module named 'tensorflow'\.$")
+    refuse(
+        "tfds:tiny_test_set/broken", r"TFDS cannot prepare tiny_test_set/broken here: No module named 'tensorflow'\.$"
+    )
 
 
 def test_the_name_in_a_config():
@@ -81,3 +85,23 @@ def test_the_name_in_a_config():
     config.data.name = "tdfs:tiny"
     with pytest.raises(UserError, match=r"no data set 'tdfs:tiny'; did you mean tfds:<name>"):
         settle(config)
+
+
+def test_records_that_another_process_has_made_meanwhile(cache):
+    """The builder was made before they were there, and knows no splits of its own."""
+    place = str(cache / "cache" / "tfds")
+    early = tfds_catalog._builder("tiny_test_set/plain", place)
+    assert not early.is_prepared()
+    tfds.builder("tiny_test_set/plain", data_dir=place, file_format="array_record").download_and_prepare()
+    assert len(load("tfds:tiny_test_set/plain", splits="train,validation").train) == 6
+
+
+def test_records_of_ones_own_that_are_made_anew(cache, monkeypatch):
+    wanted = {"splits": "train,validation", "folder": str(cache / "mine")}
+    load("tfds:tiny_test_set/plain", **wanted)
+    first = load("tfds:tiny_test_set/plain", **wanted)
+    shutil.rmtree(cache / "mine")
+    honest = picture
+    monkeypatch.setattr("tests.data.test_tfds_catalog.picture", lambda i, kind="JPEG": honest(i + 100, kind))
+    tfds_catalog._builder.cache_clear()
+    assert load("tfds:tiny_test_set/plain", **wanted).key != first.key

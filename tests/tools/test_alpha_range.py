@@ -74,4 +74,10 @@ def _quick(experiment):
 def test_a_wrong_network_is_one_sentence(tool, capsys):
     assert tool("--networks", "resnet10") == 2
     said = capsys.readouterr().err
-    assert said.startswith("alpha_range: ") and "resnet10_small" in said and said.count("\n") == 1
+    assert said.startswith("alpha_range: There is no network 'resnet10'; did you mean") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", ["resnet10_small", "resnet10_small=big", "resnet18=32", "resnet10_small=4"])
+def test_a_wrong_size_is_one_sentence(tool, size, capsys):
+    assert tool("--size", size) == 2
+    assert f"--size {size} must be NETWORK=PIXELS, one of resnet10_small" in capsys.readouterr().err

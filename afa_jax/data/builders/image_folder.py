@@ -38,7 +38,7 @@ def load(request: Request) -> Dataset:
             )
     else:
         one = next((halves[half] for half in ("train", "test") if half in halves), None)
-        if one is not None and any(child.is_dir() for child in one.iterdir()):
+        if one is not None and any(child.is_dir() and _may_hold_pictures(child.name) for child in one.iterdir()):
             raise UserError(
                 f"{root} has a folder {one.name} with folders in it, and not both train and test: make the other, or "
                 f"put the classes' folders into {root} itself, and a share is kept for testing (data.test_fraction)."
@@ -52,7 +52,7 @@ def load(request: Request) -> Dataset:
 def _classes(root: Path, least: int = 2) -> dict[str, list[Path]]:
     """The pictures of each class, in the order of their names; `least`: how many classes there must be."""
     try:
-        folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+        folders = sorted(child for child in root.iterdir() if child.is_dir() and _may_hold_pictures(child.name))
         found = {folder.name: sorted(_pictures(folder)) for folder in folders}
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
@@ -64,6 +64,10 @@ def _classes(root: Path, least: int = 2) -> dict[str, list[Path]]:
     return found
 
 
+def _may_hold_pictures(folder: str) -> bool:
+    return not folder.startswith(".") and folder not in _NO_FOLDERS
+
+
 def _pictures(folder: Path) -> list[Path]:
     """Links are followed, but into no folder twice."""
 
@@ -73,7 +77,7 @@ def _pictures(folder: Path) -> list[Path]:
     found, seen = [], set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [f for f in folders if not f.startswith(".") and f not in _NO_FOLDERS]
+        folders[:] = [] if real in seen else [folder for folder in folders if _may_hold_pictures(folder)]
         if real not in seen:
             found += [Path(place) / n for n in names if not n.startswith(".") and n.lower() not in _NO_PICTURES]
         seen.add(real)
@@ -104,7 +108,7 @@ def _source(root: Path, classes: tuple[str, ...], split: str, pictures: Mapping[
     for label, picture in named:
         try:
             about = picture.stat()
-            state = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}"
+            state = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
         except OSError as error:
             state = error.strerror or str(error)
         digest.update(f"{label}\0{picture.relative_to(root)}\0{state}\n".encode(errors="surrogateescape"))
@@ -116,8 +120,10 @@ def _source(root: Path, classes: tuple[str, ...], split: str, pictures: Mapping[
             if not picture.is_file():
                 return Encoded(name, b"", label, fault="no such file" if not picture.exists() else "no ordinary file")
             return Encoded(name, picture.read_bytes(), label)
-        except OSError as error:
+        except PermissionError as error:
             return Encoded(name, b"", label, fault=error.strerror or str(error))
+        except OSError as error:  # of the disk or the network, which may pass; the picture is not to blame
+            raise UserError(f"{picture} cannot be read ({error.strerror or error}).") from error
 
     key = {"data": "image_folder", "classes": classes, "files": digest.hexdigest()}
     return Source(f"{root.name}-{split}", key, partial(Files, classes, len(named), read))
