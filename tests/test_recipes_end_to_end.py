@@ -104,7 +104,7 @@ def test_what_was_measured_is_kept_for_a_run_that_goes_on(recipe, tmp_path, monk
 @pytest.mark.parametrize(
     ("recipe", "changes", "sentence"),
     [
-        ("soft_ft", {"source.dataset": "imagenet"}, "'imagenet' does not exist"),
+        ("soft_ft", {"source.dataset": "imagenet"}, "There is no data set 'imagenet'"),
         ("l2_sp_att", {"tap_layers": "layer1.0"}, "the tap 'layer1.0' of resnet10_small is none; did you mean"),
         ("delta", {"tap_layers": "conv9"}, "no layer 'conv9' to tap"),
         ("delta", {"methods.delta.channel_weights": "/nowhere.json"}, "There is no file /nowhere.json"),

@@ -23,7 +23,12 @@ READERS = {
     "mobilenet_v2": {"features.5.conv.2": {"features.6.conv.0.0"}, "features.17.conv.2": {"features.18.0"}},
     "inception_v3_no_aux": {"Mixed_5d": {"Mixed_6a.branch3x3dbl_1.conv"}},
 }
-CASES = [(network, tap) for network, taps in READERS.items() for tap in taps]
+QUICK = (("resnet10_small", "layer1.0.conv2"), ("resnet50", "layer1.2.conv3"))
+CASES = [
+    pytest.param(network, tap, marks=() if (network, tap) in QUICK else pytest.mark.slow)
+    for network, taps in READERS.items()
+    for tap in taps
+]
 
 
 def setting(network, tap, dtype=jnp.float32):
