@@ -23,7 +23,8 @@ def _compile(module: nn.Module, preprocess: Preprocess) -> Callable[[Variables, 
         def look(view: Array) -> Array:
             return forward(module, variables, normalise(view, preprocess.mean, preprocess.std)).logits
 
-        logits = jax.lax.map(look, preprocess.views(batch["image"])).mean(0)
+        views = preprocess.views(batch["image"])
+        logits = look(views[0]) if len(views) == 1 else jax.lax.map(look, views).mean(0)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         hits = logits.argmax(-1) == batch["label"]
         # Where the batch is filled up, a mask of 0 would turn an infinite loss into NaN; `where` does not.
