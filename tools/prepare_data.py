@@ -78,7 +78,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("prepare_data: stopped; nothing half-made is left.", file=sys.stderr)
         return 130
-    kept = sum(file.stat().st_size for file in (cache_folder() / "images").rglob("images.npy"))
+    whole_ones = (file for file in (cache_folder() / "images").glob("*/images.npy") if file.parent.suffix != ".partial")
+    kept = sum(file.stat().st_size for file in whole_ones)
     print(describe(data))
     print(
         f"An image takes {data.train.images[0].nbytes / 1e3:,.0f} kB; the cache {cache_folder()} holds "
