@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from afa_jax.data.images import centre_crop
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -65,12 +67,6 @@ def random_flip(key: Array, images: Array) -> Array:
     """Mirrors each image left to right with probability one half."""
     flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
-
-
-def centre_crop(images: Array, size: int) -> Array:
-    """The square in the middle; an odd margin is split as torchvision's `CenterCrop` does (half to even)."""
-    top, left = (round((side - size) / 2) for side in images.shape[1:3])
-    return images[:, top : top + size, left : left + size]
 
 
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

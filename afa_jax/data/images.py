@@ -1,6 +1,7 @@
 """One encoded image to the pixels that are kept of it: Pillow throughout, as torchvision's loader and `Resize` do."""
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -42,10 +43,13 @@ def resize(image: Image.Image, size: int, form: str) -> np.ndarray:
     return large if form == "whole" else centre_crop(large, size)
 
 
-def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The square in the middle of `[H, W, 3]`; an odd margin is split as torchvision's `CenterCrop` does it."""
-    top, left = (round((side - size) / 2) for side in image.shape[:2])
-    return image[top : top + size, left : left + size]
+def centre_crop(images: Any, size: int) -> Any:
+    """The square in the middle of `[…, H, W, 3]`, an array of NumPy or JAX.
+
+    An odd margin is split as torchvision's `CenterCrop` does (half to even).
+    """
+    top, left = (round((side - size) / 2) for side in images.shape[-3:-1])
+    return images[..., top : top + size, left : left + size, :]
 
 
 def five_crops(image: np.ndarray, size: int) -> np.ndarray:

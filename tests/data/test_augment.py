@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from afa_jax.data.augment import Preprocess, centre_crop, normalise, random_crop, random_flip
-from afa_jax.data.images import five_crops
+from afa_jax.data.augment import Preprocess, normalise, random_crop, random_flip
+from afa_jax.data.images import centre_crop, five_crops
 from afa_jax.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 
