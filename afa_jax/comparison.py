@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from afa_jax import hosts
 from afa_jax.config import Experiment, to_json
 from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
@@ -40,12 +41,20 @@ def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
         except DivergedError as error:
             failed[recipe] += 1
             failures.append(f"{recipe}, seed {seed}: {error}")
-    table = tables.rows(summaries, failed)
-    print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {len(seeds)} seed(s):\n")
-    print(tables.text(table))
-    print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({time.perf_counter() - begun:.0f} s)")
-    runs = [{key: s[key] for key in s if key not in ("experiment", "stages")} for s in summaries]
-    write_json(root / COMPARISON, {"experiment": to_json(experiment), "failed": failed, "runs": runs})
+    if hosts.first():
+        _tell(experiment, root, summaries, failed, time.perf_counter() - begun)
     if failures:
         raise DivergedError(f"{len(failures)} of {len(failures) + len(summaries)} runs diverged: {failures[0]}")
     return summaries
+
+
+def _tell(
+    experiment: Experiment, root: Path, summaries: list[dict[str, Any]], failed: dict[str, int], seconds: float
+) -> None:
+    seeds = experiment.seeds
+    table = tables.rows(summaries, failed)
+    print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {seeds} seed(s):\n")
+    print(tables.text(table))
+    print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({seconds:.0f} s)")
+    runs = [{key: s[key] for key in s if key not in ("experiment", "stages")} for s in summaries]
+    write_json(root / COMPARISON, {"experiment": to_json(experiment), "failed": failed, "runs": runs})

@@ -18,6 +18,7 @@ from afa_jax.data.dataset import AUGMENTATIONS
 from afa_jax.errors import UserError, nearest
 from afa_jax.models.network import NORMALISATIONS
 from afa_jax.models.zoo import NETWORKS
+from afa_jax.training.parallel import WRAPPERS
 from afa_jax.transfer.losses import CONVENTIONS
 from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import RECIPES, SCHEDULES
@@ -116,6 +117,15 @@ class Experiment:
 
     dtype: str = "auto"
     """Of the activations: `float32`, `bfloat16`, or `auto` (bfloat16 on GPU and TPU, float32 on CPU)."""
+    parallel: str = "jit"
+    """How a batch is shared out to all devices: `jit` (sharded over a mesh) or `pmap` (the step of one device, mapped).
+    BatchNorm sees the whole batch in both."""
+    accumulate: int = 1
+    """Into how many parts a batch is cut, one after the other on the devices. BatchNorm sees each part by itself, and
+    its running averages move once a part; `bss` sees the singular values of each part."""
+    remat: bool = False
+    """Keep of the forward pass what convolutions put out, and compute the rest anew for the backward pass: about a
+    quarter of the memory for activations, a few percent more work."""
     eval_batch_size: int = 256
     eval_every: int = 0
     """Steps between evaluations on the test split; 0 evaluates at the end of each stage only."""
@@ -219,6 +229,7 @@ def _check(e: Experiment) -> None:
     _known("source.normalisation", e.source.normalisation, ("network", *NORMALISATIONS))
     _known("schedule", e.schedule, SCHEDULES)
     _known("dtype", e.dtype, ("auto", "float32", "bfloat16"))
+    _known("parallel", e.parallel, WRAPPERS)
     for name in e.recipes:
         _known("recipe", name, RECIPES)
     if len(set(e.recipes)) < len(e.recipes):
@@ -228,12 +239,12 @@ def _check(e: Experiment) -> None:
     if not any(layer.strip() for layer in e.tap_layers.split(",")):
         _known("taps", str(e.taps), map(str, NETWORKS[e.network].taps))
 
-    positive = ("batch_size", "eval_batch_size", "checkpoint_every", "log_every", "seeds")
+    positive = ("batch_size", "accumulate", "eval_batch_size", "checkpoint_every", "log_every", "seeds")
     longest = max(math.ceil(1 / min(leg.share for leg in RECIPES[name].legs)) for name in e.recipes)
     ranges: dict[str, tuple[float, float, float]] = {
         **{key: (getattr(e, key), 1, _LARGE) for key in positive},
         "steps": (e.steps, longest, _LARGE),
-        # Orbax drops the oldest before the newest is sealed; one alone could be lost to a kill between the two.
+        # One to go on from, and one before it in case that is damaged.
         "keep_checkpoints": (e.keep_checkpoints, 2, _LARGE),
         "eval_every": (e.eval_every, 0, math.inf),
         "seed": (e.seed, 0, 2**32 - 1),
@@ -285,7 +296,10 @@ def _known(key: str, value: str, known: Any) -> None:
 
 
 # They change how a run is watched and kept, not its numbers, so a run may go on with others.
-_NOT_THE_RUN = ("seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every")
+_NOT_THE_RUN = (
+    *("seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every"),
+    *("parallel", "remat"),  # but for rounding
+)
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What the user can mend is said in one sentence; everything else keeps its traceback."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -29,3 +31,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if len(known) <= 24:
         return f"choose from {', '.join(known)}."
     return f"there are {len(known)}, for example {', '.join(known[:6])}."
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EFBIG)
+
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """What the disk has against it, if that is the cause of an error: "No space left on device", …
+
+    The cause may be named in the text alone, as by libraries whose files are written by other languages.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error.strerror
+        for code in _DISK:
+            if os.strerror(code) in str(error):
+                return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None

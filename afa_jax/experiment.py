@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -13,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from afa_jax import __version__, trees
+from afa_jax import __version__, hosts, trees
 from afa_jax.config import Data, Experiment, Source, identity, image_sizes, normalisation, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
@@ -25,11 +26,12 @@ from afa_jax.models import weights, zoo
 from afa_jax.plan import anatomy, check_taps, data_request, planned_stages, run_identity, source_request
 from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
-from afa_jax.training.journal import METRICS, Journal
+from afa_jax.training.journal import METRICS, Journal, opened
 from afa_jax.training.loop import Cadence, Pace, train_stage
 from afa_jax.training.optimizer import Sgd
+from afa_jax.training.parallel import Devices
 from afa_jax.training.prepare import prepare
-from afa_jax.training.step import Task, TrainState, compile_step, init_state
+from afa_jax.training.step import Task, TrainState, init_state
 from afa_jax.training.workdir import MODEL, SUMMARY, claim, fingerprint, finished, sign
 from afa_jax.transfer.method import Frozen, Need
 from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, needs
@@ -39,6 +41,8 @@ from afa_jax.types import PyTree, Variables
 def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[str, Any]:
     """One recipe with one seed in `workdir`; a run that was stopped goes on, a finished one is only told.
 
+    Every host's process comes here; all but the first are silent.
+
     Args:
       wait: for another process that works in `workdir`, in place of refusing.
 
@@ -47,14 +51,15 @@ def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[st
 
     Raises:
       UserError: whatever the user can mend.
+      Stopped: SIGTERM has come.
     """
     # What `auto` means here, so that a run is not gone on with in another precision on another machine.
     experiment = dataclasses.replace(experiment, dtype=jnp.dtype(_dtype(experiment.dtype)).name)
     with claim(workdir, run_identity(experiment), wait=wait):
-        summary = finished(workdir)
+        summary = hosts.agreed(lambda: finished(workdir))
         if summary is None:
             summary = _Run(experiment, workdir).train()
-        else:
+        elif hosts.first():
             print(f"{workdir}: finished already, top-1 {100 * summary['last_top1']:.1f} %.")
         return summary
 
@@ -82,13 +87,15 @@ def source_network(experiment: Experiment) -> Path:
         steps=source.steps,
         learning_rate=source.learning_rate,
         dtype=jnp.dtype(_dtype(experiment.dtype)).name,
+        parallel=experiment.parallel,
     )
     # A person's own pictures may change under the same name.
     images = _load(source.dataset, data_request(training)).key if source.dir else ""
     key = sha256(repr((__version__, identity(training), images)).encode()).hexdigest()[:12]
     folder = cache_folder() / "sources" / f"{source.dataset.replace(':', '-')}-{experiment.network}-{key}"
-    if finished(folder) is None:
-        print(f"Training the source network on {source.dataset}, once; it is kept in {folder}.")
+    if not hosts.agreed(lambda: finished(folder) is not None):
+        if hosts.first():
+            print(f"Training the source network on {source.dataset}, once; it is kept in {folder}.")
         try:
             run(training, folder, wait=True)
         except DivergedError as error:
@@ -103,6 +110,10 @@ class _Run:
         self.experiment, self.workdir = experiment, workdir
         self.recipe: Recipe = RECIPES[experiment.recipe]
         self.stages = planned_stages(experiment)
+        self.devices = Devices(experiment.parallel)
+        self.devices.check("batch_size", experiment.batch_size, experiment.accumulate)
+        if self.recipe.start != "random" and experiment.source.weights == "train":
+            self.devices.check("source.batch_size", experiment.source.batch_size, 1)
         self.network = zoo.NETWORKS[experiment.network]
         mirrored = experiment.data.mirror and catalog.find(experiment.data.name).mirrored
         self.preprocess = Preprocess(image_sizes(experiment)[0], mirrored, *normalisation(experiment))
@@ -120,9 +131,8 @@ class _Run:
         variables, teacher = first, source
         trained: list[tuple[Variables, PyTree]] = []
         pace = Pace()
-        title = f"{e.recipe} seed {e.seed}"
-        journal = Journal(self.workdir, title, {stage.name: stage.steps for stage in self.stages})
-        try:
+        steps = {stage.name: stage.steps for stage in self.stages}
+        with opened(self.workdir, f"{e.recipe} seed {e.seed}", steps) as journal:
             for i, stage in enumerate(self.stages):
                 before = variables
                 measured, attention = trained[stage.measures] if trained else (first, {})
@@ -132,7 +142,8 @@ class _Run:
                     teacher = hand_over(before, teacher, self.network.heads)
                 variables = first if stage.start == "source" else before
                 sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
-                task = Task(self.target, teacher_module, self.anatomy, stage, self.preprocess, sgd)
+                networks = self.target, teacher_module, self.anatomy
+                task = Task(*networks, stage, self.preprocess, sgd, e.accumulate, e.remat)
                 frozen = prepare(
                     task,
                     Frozen(teacher=teacher),
@@ -143,13 +154,10 @@ class _Run:
                     file=self._constants(i),
                     tell=journal.say,
                 )
-                frozen = jax.device_put(frozen, jax.local_devices()[0])
-                state = self._stage(i, task, variables, frozen, source_images, journal, pace)
+                state = self.devices.local(self._stage(i, task, variables, frozen, source_images, journal, pace))
                 variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
                 trained.append((variables, state.params["attention"]))
-            return self._finish(variables, journal, pace)
-        finally:
-            journal.close()
+            return hosts.agreed(lambda: self._finish(variables, journal, pace))
 
     def _start(self) -> tuple[Variables, nn.Module, Variables | None]:
         """(the target's first variables, the teacher's module, its variables or None where no stage looks at it)."""
@@ -204,22 +212,25 @@ class _Run:
     ) -> TrainState:
         e, stage = self.experiment, task.stage
         key = jax.random.fold_in(jax.random.PRNGKey(e.seed), i + 1)
-        state = init_state(task, variables, frozen, jnp.asarray(self.data.train.images[:1]), key)
-        checkpoints = Checkpoints(self._checkpoint_folder(i), e.keep_checkpoints, journal.say)
-        try:
+        begin = init_state(task, variables, frozen, jnp.asarray(self.data.train.images[:1]), key)
+        state = self.devices.replicate(begin)
+        with closing(Checkpoints(self._checkpoint_folder(i), e.keep_checkpoints, journal.say)) as checkpoints:
             state = checkpoints.restore(state) or state
-            if state.step == stage.steps:
-                self._result(stage, journal)  # or the next stage would be trained in vain
+            if int(state.step) == stage.steps:
+                # Or the next stage would be trained in vain.
+                hosts.agreed(lambda: self._result(stage, journal))
                 return state
-            for later in range(i + 1, len(self.stages)):  # they belong to a teacher that is trained anew
-                shutil.rmtree(self._checkpoint_folder(later), ignore_errors=True)
-                self._constants(later).unlink(missing_ok=True)
+            if hosts.first():
+                for later in range(i + 1, len(self.stages)):  # they belong to a teacher that is trained anew
+                    shutil.rmtree(self._checkpoint_folder(later), ignore_errors=True)
+                    self._constants(later).unlink(missing_ok=True)
             if state.step > 0:
                 journal.say(f"{self.workdir}: goes on after step {int(state.step)} of stage {stage.name}.")
             return train_stage(
-                compile_step(task),
+                self.devices,
+                self.devices.compile(task, lambda sentence: journal.say(f"{stage.name}: {sentence}")),
                 state,
-                frozen,
+                self.devices.replicate(frozen),
                 stage,
                 self.data.train,
                 batch_size=e.batch_size,
@@ -231,8 +242,6 @@ class _Run:
                 evaluate=lambda s: self._test({"params": s.params["target"], "batch_stats": s.batch_stats}),
                 pace=pace,
             )
-        finally:
-            checkpoints.close()
 
     def _checkpoint_folder(self, i: int) -> Path:
         return self.workdir / "checkpoints" / f"{i + 1}-{self.stages[i].name}"

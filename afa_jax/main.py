@@ -4,28 +4,36 @@ Trains what the config says, evaluates it, and leaves everything in the workdir.
 stopped, or finds the finished run. A config of several recipes or seeds ends with a table. The default workdir is
 `runs/<config>/<recipe>/seed<n>`, and `runs/<config>` for several.
 
-Exit status: 0 done; 2 for what you can mend, said in one sentence; a traceback is our fault.
+Several hosts: start the same command on each, with a launcher that JAX knows (SLURM, Open MPI; on TPU pods and
+Kubernetes add --distributed), or with --coordinator_address=<address>:<port> --num_processes=<n> --process_id=<k>.
+
+Exit status: 0 done; 2 for what you can mend, said in one sentence; 75 stopped by SIGTERM, all saved, and 76 stopped
+because another host is gone: the same command goes on; a traceback is our fault.
 """
 
-import errno
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from afa_jax import hosts
 from afa_jax.comparison import run_all
 from afa_jax.config import default, known_keys, settle, unknown_key
-from afa_jax.errors import UserError
+from afa_jax.errors import UserError, disk_fault
 from afa_jax.experiment import run
+from afa_jax.training import preemption
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str, dict[str, Any]]:
+    """Reads the flags.
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
-    """Reads the flags: (the config, the workdir if one is given, the config file's name without its ending).
+    Returns:
+      The config, the workdir if one is given, the config file's name without its ending, and what `hosts.join` takes.
 
     Raises:
       UserError: a flag, the config file, or a setting in either is wrong.
@@ -40,6 +48,10 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
         config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=list(argv))
         flags.DEFINE_string("workdir", None, "", flag_values=values)
         flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
+        flags.DEFINE_bool("distributed", False, "", flag_values=values)
+        flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
+        flags.DEFINE_integer("num_processes", None, "", lower_bound=1, flag_values=values)
+        flags.DEFINE_integer("process_id", None, "", lower_bound=0, flag_values=values)
         rest = values(list(argv))[1:]
     except Exception as error:  # whatever a config file may raise while it is read
         raise _wrong_flags(error) from error
@@ -59,7 +71,9 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str]:
         config.to_dict()
     except Exception as error:
         raise UserError(f"The config file {file} is wrong: {_one_line(error)}") from error
-    return config, Path(values.workdir) if values.workdir else None, Path(file).stem
+    others = {key: values[key].value for key in ("coordinator_address", "num_processes", "process_id")}
+    workdir = Path(values.workdir) if values.workdir else None
+    return config, workdir, Path(file).stem, {"distributed_run": values.distributed, **others}
 
 
 def _wrong_flags(error: Exception) -> UserError:
@@ -79,27 +93,42 @@ def _one_line(error: Exception) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the command line `argv`; returns the exit status."""
     try:
-        config, workdir, name = parse(argv)
-        experiment = settle(config)
-        single = len(experiment.recipes) == 1 and experiment.seeds == 1
-        if single and workdir:
-            run(experiment, workdir)
-        elif single:
-            run(experiment, Path("runs") / name / experiment.recipe / f"seed{experiment.seed}")
-        else:
-            run_all(experiment, workdir or Path("runs") / name)
+        preemption.listen()
+        _run(argv)
+        return 0
     except UserError as error:
-        print(f"afa_jax: {error}", file=sys.stderr)
-        return 2
+        status, sentence = 2, str(error)
     except OSError as error:
-        if error.errno not in _DISK:
+        if disk_fault(error) is None:
             raise
-        print(f"afa_jax: {error.filename} cannot be written or read: {error.strerror}.", file=sys.stderr)
-        return 2
+        status, sentence = 2, f"{error.filename} cannot be written or read: {error.strerror}."
+    except preemption.Stopped:
+        status, sentence = preemption.STOPPED, "stopped by SIGTERM; the same command goes on where this one ended."
     except KeyboardInterrupt:
-        print("afa_jax: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    return 0
+        status, sentence = 130, "stopped; the same command goes on from the last checkpoint."
+    except Exception:
+        if hosts.count() == 1:
+            raise
+        hosts.wait_for_verdict()
+        traceback.print_exc()
+        status, sentence = 1, "a fault of its own, told by the traceback on that host."
+    print(f"afa_jax: {sentence}", file=sys.stderr)
+    if hosts.count() > 1:
+        hosts.leave(status, sentence)
+    return status
+
+
+def _run(argv: Sequence[str]) -> None:
+    config, workdir, name, others = parse(argv)
+    experiment = settle(config)
+    hosts.join(**others)
+    single = len(experiment.recipes) == 1 and experiment.seeds == 1
+    if single and workdir:
+        run(experiment, workdir)
+    elif single:
+        run(experiment, Path("runs") / name / experiment.recipe / f"seed{experiment.seed}")
+    else:
+        run_all(experiment, workdir or Path("runs") / name)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ ROOT = Path(afa_jax.__file__).parent
 
 # Who may be imported by whom: a module may import those of a lower rank, and of its own part of the house.
 RANK = {
-    **dict.fromkeys(("errors", "types", "files", "registry", "initializers", "trees", "__init__"), 0),
-    "download": 0.5,
+    **dict.fromkeys(("errors", "types", "files", "registry", "initializers", "trees", "batch_axis", "__init__"), 0),
+    **dict.fromkeys(("download", "hosts"), 0.5),
     **dict.fromkeys(("transfer", "models", "data", "report", "provenance"), 1),
     "training": 2,
     "evaluation": 3,

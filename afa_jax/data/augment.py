@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.data.images import centre_crop
 
 
@@ -25,12 +26,15 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def train(self, key: Array, images: Array) -> Array:
-        """Random crop and flip: uint8 `[B, S, S, 3]` to float32 `[B, size, size, 3]`."""
+    def train(self, key: Array, images: Array, axis: BatchAxis = WHOLE) -> Array:
+        """Random crop and flip: uint8 `[B, S, S, 3]` to float32 `[B, size, size, 3]`.
+
+        What happens to an image depends on the key and its place in the whole batch, however that is spread.
+        """
         crop_key, flip_key = jax.random.split(key)
-        images = random_crop(crop_key, images, self.size)
+        images = random_crop(crop_key, images, self.size, axis)
         if self.flip:
-            images = random_flip(flip_key, images)
+            images = random_flip(flip_key, images, axis)
         return normalise(images, self.mean, self.std)
 
     def test(self, images: Array) -> Array:
@@ -51,11 +55,11 @@ class Preprocess:
         return jnp.concatenate([crops, crops[..., ::-1, :]]) if self.flip else crops
 
 
-def random_crop(key: Array, images: Array, size: int) -> Array:
+def random_crop(key: Array, images: Array, size: int, axis: BatchAxis = WHOLE) -> Array:
     """A square at a place of its own in each image; every place is equally likely."""
     batch, height, width, channels = images.shape
     limits = jnp.array([height - size + 1, width - size + 1])
-    corners = jax.random.randint(key, (batch, 2), 0, limits)
+    corners = axis.own(jax.random.randint(key, (batch * axis.size, 2), 0, limits))
 
     def crop(image: Array, corner: Array) -> Array:
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, channels))
@@ -63,9 +67,9 @@ def random_crop(key: Array, images: Array, size: int) -> Array:
     return jax.vmap(crop)(images, corners)
 
 
-def random_flip(key: Array, images: Array) -> Array:
+def random_flip(key: Array, images: Array, axis: BatchAxis = WHOLE) -> Array:
     """Mirrors each image left to right with probability one half."""
-    flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    flipped = axis.own(jax.random.bernoulli(key, shape=(len(images) * axis.size, 1, 1, 1)))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 

@@ -33,17 +33,25 @@ def train_batch(
       part: (k, n), the k-th of n processes, counted from 0, which reads its n-th of the batch; laid end to end, their
         parts are the whole batch.
     """
-    k, n = part
-    assert batch_size % n == 0, f"a batch of {batch_size} has no {n} equal parts"
-    own = slice(k * batch_size // n, (k + 1) * batch_size // n)
-    chosen = batch_indices(len(split), batch_size, step, seed, purpose)[own]
+    chosen = batch_indices(len(split), batch_size, step, seed, purpose)[_own(batch_size, part)]
     return {"image": split.images[chosen], "label": split.labels[chosen], "index": chosen.astype(np.int32)}
 
 
-def test_batches(split: Split, batch_size: int):
-    """The whole split in order, in batches of one size; `mask` is 0 where the last one is filled up."""
+def _own(batch_size: int, part: tuple[int, int]) -> slice:
+    k, n = part
+    assert batch_size % n == 0, f"a batch of {batch_size} has no {n} equal parts"
+    return slice(k * batch_size // n, (k + 1) * batch_size // n)
+
+
+def test_batches(split: Split, batch_size: int, part: tuple[int, int] = (0, 1)):
+    """The whole split in order, in batches of one size; `mask` is 0 where the last one is filled up.
+
+    Args:
+      part: as in `train_batch`.
+    """
+    own = _own(batch_size, part)
     for start in range(0, len(split), batch_size):
-        chosen = np.arange(start, start + batch_size)
+        chosen = np.arange(start, start + batch_size)[own]
         mask = chosen < len(split)
         chosen = np.where(mask, chosen, start)
         yield {"image": split.images[chosen], "label": split.labels[chosen], "mask": mask.astype(np.float32)}

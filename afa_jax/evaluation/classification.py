@@ -1,5 +1,6 @@
 """Top-1 accuracy and cross-entropy over a whole split, exact for every batch size."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -13,6 +14,7 @@ from afa_jax.data.augment import Preprocess, normalise
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Split
 from afa_jax.models.zoo import forward
+from afa_jax.training.parallel import Devices
 from afa_jax.types import Batch, Variables
 
 
@@ -41,13 +43,20 @@ def evaluate(
 ) -> dict[str, float]:
     """The network alone, in eval mode, on every image of `split` once; its logits are the mean over an image's views.
 
+    All devices of all hosts take part, each host with the images that it reads.
+
+    Args:
+      variables: on every device.
+      batch_size: of all devices together; as many more as it takes for equal parts are let through and not counted.
+
     Returns:
       `top1` as a share in [0, 1], `loss` (mean cross-entropy) and `count`.
     """
-    run = _compile(module, preprocess)
+    run, devices = _compile(module, preprocess), Devices()
+    batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
     totals = []
-    for batch in test_batches(split, batch_size):
-        totals.append(run(variables, batch))
+    for batch in test_batches(split, batch_size, devices.part):
+        totals.append(run(variables, devices.spread(batch)))
         jax.block_until_ready(totals[-2:][0])  # no more than two batches lie on the device
     loss, hits = (sum(float(total[key]) for total in totals) for key in ("loss", "hits"))
     return {"top1": hits / len(split), "loss": loss / len(split), "count": len(split)}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
 
+from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.errors import UserError, nearest
 from afa_jax.models import networks
 from afa_jax.models.network import Network
@@ -59,6 +60,7 @@ def forward(
     taps: Sequence[str] = (),
     train: bool = False,
     rngs: dict[str, Array] | None = None,
+    axis: BatchAxis = WHOLE,
 ) -> Outputs:
     """One pass of a network.
 
@@ -70,6 +72,8 @@ def forward(
         end, what the layer takes in: `fc:input` is the embedding.
       train: BatchNorm normalises by the batch and updates its statistics; dropout is active.
       rngs: keys for dropout.
+      axis: over which the images are spread. In train mode BatchNorm normalises by the whole batch, and dropout is what
+        it would be there.
 
     Raises:
       UserError: a tap is no layer of this network (the near ones are named), or a layer that runs more than once.
@@ -81,10 +85,12 @@ def forward(
         return method == "__call__" and ".".join(layer.path) in wanted
 
     def look_in(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
         path = ".".join(context.module.path) + INPUT
-        if context.method_name == "__call__" and path in wanted:
+        if path in wanted:
             taken_in.setdefault(path, []).append(args[0])
-        return call(*args, **kwargs)
+        return _over_whole_batch(call, args, kwargs, context.module, axis)
 
     mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
     with nn.intercept_methods(look_in):
@@ -101,6 +107,18 @@ def forward(
         tap: _only_call(module, taken_in.get(tap) or _captured(captured, tap), tap, images.shape[1]) for tap in taps
     }
     return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
+
+
+def _over_whole_batch(call: Any, args: Any, kwargs: Any, layer: nn.Module, axis: BatchAxis) -> Any:
+    """The call of a layer, of which those that look at more than one image see all parts of the batch."""
+    if axis.name is None:
+        return call(*args, **kwargs)
+    if isinstance(layer, nn.BatchNorm):
+        # A layer lives for one pass, and is frozen against assignment: no network need hand the name down to it.
+        object.__setattr__(layer, "axis_name", axis.name)
+    if isinstance(layer, nn.Dropout):
+        return axis.own(call(axis.whole(args[0]), *args[1:], **kwargs))
+    return call(*args, **kwargs)
 
 
 def layer_shapes(module: nn.Module, image_size: int, *, train: bool = False) -> dict[str, tuple[int, ...]]:

@@ -1,76 +1,115 @@
-"""Checkpoints of one stage, written by Orbax, each sealed with the checksums of its files.
+"""Checkpoints of one stage, written by Orbax beside the training, each sealed with the checksums of its files.
 
 Orbax commits a checkpoint by renaming it, so a killed run leaves whole ones only. It does not notice a flipped bit in
-an array, though: the seal does, and a checkpoint without its seal was not finished.
+an array, though: the seal, which is part of what is committed, does.
 """
 
 import json
 import logging
-import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
+from afa_jax import hosts
+from afa_jax.errors import UserError, disk_fault
 from afa_jax.training.step import TrainState
 
 _SEAL = "seal.json"
+_STATE = "state"
 # Orbax tells of every phase of every save at INFO and WARNING; a run's own lines would drown.
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
-    """The newest `keep` states of a stage under `folder`.
+    """The newest `keep` states of a stage under `folder`, which all hosts see; what cannot be read there is removed.
 
     Args:
       tell: is given one sentence for each checkpoint that cannot be used.
     """
 
     def __init__(self, folder: Path, keep: int, tell: Callable[[str], None]):
-        self._folder, self._tell = folder.absolute(), tell
+        self._folder = folder.absolute()
+        self._newest = hosts.agreed(lambda: _newest_whole(self._folder, tell))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep), enable_async_checkpointing=False
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with self._on_disk():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: TrainState) -> None:
-        """Keeps `state` under its step; when this returns it is on disk."""
-        step = int(state.step)
-        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
-        folder = self._folder / str(step)
-        partial = folder / f"{_SEAL}.partial"
-        partial.write_text(json.dumps(_checksums(folder)))
-        os.replace(partial, folder / _SEAL)
+        """Keeps `state` under its step.
+
+        When this returns the state may change; it is on disk when the next save begins, or `close` returns.
+
+        Raises:
+          UserError: this one or the one before cannot be written.
+        """
+        with self._on_disk():
+            self._manager.save(int(state.step), args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)}))
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """The newest readable state, or None; what cannot be read is told and removed.
+        """The newest state that was there at the beginning, or None.
 
         Args:
-          like: a state whose arrays have the shapes and types that the checkpoint must have.
+          like: a state whose arrays have the shapes, types and devices that the restored ones shall have; the devices
+            may be others, and more or fewer, than those that saved it.
         """
+        if self._newest is None:
+            return None
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            folder = self._folder / str(step)
-            fault = _fault(folder)
-            if fault is None:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-                return self._manager.restore(step, args=args)["state"]
-            self._tell(
-                f"The checkpoint {folder} is {fault}; it is removed; the run goes on from the one before, if any."
-            )
-            shutil.rmtree(folder)
-            self._manager.reload()
-        return None
+        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(template)})
+        return self._manager.restore(self._newest, args=args)[_STATE]
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits until all is on disk.
+
+        Raises:
+          UserError: the last one cannot be written.
+        """
+        with self._on_disk():
+            self._manager.close()
+
+    def _seal(self) -> None:
+        """Called by Orbax when all files of a checkpoint are there, before it is renamed."""
+        if hosts.first():
+            for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                (folder / _SEAL).write_text(json.dumps(_checksums(folder)))
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if (fault := disk_fault(error)) is None:
+                raise
+            raise UserError(
+                f"A checkpoint cannot be written to {self._folder} ({fault}): mend that, and start the same command "
+                "again; it goes on from the one before."
+            ) from error
+
+
+def _newest_whole(folder: Path, tell: Callable[[str], None]) -> int | None:
+    """The step of the newest checkpoint that can be read; newer ones are told and removed."""
+    steps = [int(f.name) for f in folder.iterdir() if f.name.isdigit()] if folder.is_dir() else []
+    for step in sorted(steps, reverse=True):
+        checkpoint = folder / str(step)
+        fault = _fault(checkpoint)
+        if fault is None:
+            return step
+        tell(f"The checkpoint {checkpoint} is {fault}; it is removed; the run goes on from the one before, if any.")
+        shutil.rmtree(checkpoint)
+    return None
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(_SEAL))
+    # What lies beside the state tells when it was saved, is written last, and is not needed to restore.
+    files = sorted(f for f in (folder / _STATE).rglob("*") if f.is_file())
     return {str(f.relative_to(folder)): zlib.crc32(f.read_bytes()) for f in files}
 
 

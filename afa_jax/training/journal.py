@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from afa_jax import hosts
 
 METRICS = "metrics.jsonl"
 
@@ -21,10 +25,11 @@ class Journal:
       workdir: of the run.
       title: of the bar.
       stages: the lengths of the run's stages in steps, by name, in order.
+      silent: says nothing.
     """
 
-    def __init__(self, workdir: Path, title: str, stages: Mapping[str, int]):
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, workdir: Path, title: str, stages: Mapping[str, int], *, silent: bool = False):
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
         self._path, self._title, self._stages = workdir / METRICS, title, dict(stages)
         self._starts = {name: sum(list(stages.values())[:i]) for i, name in enumerate(stages)}
         self.records = read_metrics(self._path)
@@ -111,6 +116,17 @@ class Journal:
         for key, value in record.items():
             if key not in ("stage", "step", "split"):
                 self._tensorboard.add_scalar(f"{record['split']}/{key}", value, step)
+
+
+@contextmanager
+def opened(workdir: Path, title: str, stages: Mapping[str, int]) -> Iterator[Journal]:
+    """The journal of a run, closed at the end; that of another host than the first is silent and thrown away."""
+    if hosts.first():
+        with closing(Journal(workdir, title, stages)) as journal:
+            yield journal
+    else:
+        with TemporaryDirectory() as scratch, closing(Journal(Path(scratch), title, stages, silent=True)) as journal:
+            yield journal
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

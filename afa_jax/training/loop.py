@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afa_jax import hosts
 from afa_jax.data.batches import train_batch
 from afa_jax.data.dataset import Split
 from afa_jax.data.prefetch import prefetch
 from afa_jax.errors import DivergedError
+from afa_jax.training import preemption
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal
+from afa_jax.training.parallel import STOP, Devices
 from afa_jax.training.step import Metrics, Step, TrainState
 from afa_jax.transfer.method import Frozen
 from afa_jax.transfer.recipes import Stage
@@ -53,7 +56,9 @@ class Pace:
         return self.waited / self.seconds if self.seconds else 0.0
 
 
+@preemption.deferred()
 def train_stage(
+    devices: Devices,
     step_fn: Step,
     state: TrainState,
     frozen: Frozen,
@@ -74,6 +79,7 @@ def train_stage(
     A step's lines are on disk before its checkpoint is, so that a run stopped anywhere goes on without a gap.
 
     Args:
+      devices: on which state and frozen lie, and `step_fn` runs.
       seed: of the order of the images.
       source: images of the source task, of which a batch rides along with each step.
       evaluate: gives the test split's metrics.
@@ -81,6 +87,7 @@ def train_stage(
 
     Raises:
       DivergedError: a loss or gradient is not finite, noticed at most one step late and before any checkpoint.
+      Stopped: this host, or another, was asked to stop; the state after the last step done is saved.
     """
     first = int(state.step)
     last = stage.steps
@@ -89,26 +96,36 @@ def train_stage(
     unread: tuple[int, Metrics] | None = None
 
     def load(place: int) -> dict[str, Any]:
-        batch: dict[str, Any] = train_batch(split, batch_size, place, seed)
+        batch: dict[str, Any] = train_batch(split, batch_size, place, seed, part=devices.part)
         if source is not None:
-            batch["source"] = train_batch(source, batch_size, place, seed, purpose="source order")
+            order = "source order"
+            batch["source"] = train_batch(source, batch_size, place, seed, purpose=order, part=devices.part)
         return batch
 
+    def stop_flag() -> dict[str, Any]:
+        asked = np.full(jax.local_device_count(), preemption.asked(), np.float32)
+        return devices.spread({STOP: asked}) if several else {}
+
     places = range(stage.first_batch + first, stage.first_batch + last)
+    several, stop = hosts.count() > 1, False
     started = time.perf_counter()
-    for done, batch in enumerate(prefetch(load, places), first + 1):
+    for done, batch in enumerate(prefetch(load, places, devices.spread), first + 1):
         waited = time.perf_counter() - started
-        state, metrics = step_fn(state, frozen, batch)
+        state, metrics = step_fn(state, frozen, {**batch, **stop_flag()})
+        # Several hosts must stop at the same step: they go by the metrics, which are the same for all.
+        stop = stop or (preemption.asked() and not several)
         log, test, save = (
             cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
         )
         # Reading a step's metrics only when the next one is under way keeps the device busy.
         ready = [unread] if unread else []
         unread = (done, metrics)
-        if log or test or save or done == first + 1:
+        if log or test or save or stop or done == first + 1:
             ready, unread = [*ready, (done, metrics)], None
         for step, read in ready:
             values = _finite(stage, step, {name: float(np.asarray(value)) for name, value in read.items()})
+            others_stop = values.pop(STOP, 0.0) > 0
+            stop = stop or others_stop
             journal.advance(step, values["loss"], values["top1"], pace.images_per_second)
         if done > first + 1:
             pace.images += batch_size
@@ -118,11 +135,13 @@ def train_stage(
             journal.record(stage.name, done, "train", values)
         if test:
             journal.record(stage.name, done, "test", _finite(stage, done, evaluate(state), "on the test split"))
-        if save:
+        if save or stop:
             # The metrics are those before the step's move; what is kept must be good after it.
             _finite(stage, done, {"parameters": float(_fault(state))})
             journal.flush()
             checkpoints.save(state)
+        if stop:
+            raise preemption.Stopped
         started = time.perf_counter()
     return state
 

@@ -17,6 +17,7 @@ from jax import Array
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from afa_jax import hosts
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches, train_batch
 from afa_jax.data.dataset import Split
@@ -54,26 +55,30 @@ def prepare(
       seed: of the images on which DELTA's weights are measured.
       tell: is given a sentence before what may take minutes.
     """
-    method = task.stage.method
-    if file.exists():
-        constants = _read(file)
-    else:
-        survey = Survey(
-            task.stage.settings,
-            task.stage.taps,
-            jnp.asarray(split.labels),
-            teacher=lambda: _watch_teacher(task, frozen, split),
-            attention=attention,
-            loss_increases=lambda: _loss_increases(task, before, split, seed, tell),
-            tell=tell,
-        )
-        constants = jax.tree.map(np.asarray, method.prepare(survey))
-        flat: dict[str, Any] = flatten_dict(constants, sep="/")
-        if flat:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with whole(file) as partial_file:
-                save_file(flat, partial_file)
-    return frozen.replace(constants=constants)
+
+    def measure() -> bool:
+        if not file.exists():
+            survey = Survey(
+                task.stage.settings,
+                task.stage.taps,
+                jnp.asarray(split.labels),
+                teacher=lambda: _watch_teacher(task, frozen, split),
+                attention=attention,
+                loss_increases=lambda: _loss_increases(task, before, split, seed, tell),
+                tell=tell,
+            )
+            constants = jax.tree.map(np.asarray, task.stage.method.prepare(survey))
+            flat: dict[str, Any] = flatten_dict(constants, sep="/")
+            if flat:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with whole(file) as partial_file:
+                    save_file(flat, partial_file)
+        return file.exists()
+
+    if hosts.agreed(measure):  # on its first device; the other hosts take its numbers
+        hosts.wait_for(file)
+        return frozen.replace(constants=_read(file))
+    return frozen.replace(constants={})
 
 
 def _read(file: Path) -> dict[str, PyTree]:

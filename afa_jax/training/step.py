@@ -1,19 +1,20 @@
 """One training step, pure: (state, frozen, batch) to (state, metrics)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from flax.core import FrozenDict
 from jax import Array
 from jax.typing import ArrayLike
 
 from afa_jax import trees
+from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.data.augment import Preprocess
 from afa_jax.models import zoo
 from afa_jax.training.optimizer import Sgd, make_optimizer, schedule
@@ -45,6 +46,8 @@ class Task:
     Attributes:
       target, teacher: the networks; they differ in the size of their heads only.
       anatomy: of both.
+      accumulate: into how many parts a batch is cut, of which one after the other is on the device.
+      remat: compute in the backward pass anew what is cheap, in place of keeping it.
     """
 
     target: nn.Module
@@ -53,6 +56,8 @@ class Task:
     stage: Stage
     preprocess: Preprocess
     sgd: Sgd
+    accumulate: int = 1
+    remat: bool = False
 
 
 def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, images: Array, key: Array) -> TrainState:
@@ -67,9 +72,7 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
     copy = jax.tree.map(jnp.copy, dict(variables))
     params = {"target": copy["params"], "attention": _init_attention(task, frozen, images, attention_key)}
     opt_state = make_optimizer(task.stage, task.anatomy.head, task.sgd).init(params)
-    state = TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
-    # On one device by name, as a restored state is, so that both use the same compiled step.
-    return jax.device_put(state, jax.local_devices()[0])
+    return TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -87,66 +90,62 @@ def _teach(task: Task, frozen: Frozen, images: Array) -> Outputs | None:
     return jax.lax.stop_gradient(zoo.forward(task.teacher, frozen.teacher, images, taps=task.stage.taps))
 
 
-def _look(task: Task, variables: Variables, images: Array, key: Array) -> Outputs:
+def _look(task: Task, axis: BatchAxis, variables: Variables, images: Array, key: Array) -> Outputs:
     """The target's outputs in a step: features at the taps and, for a method that needs it, the embedding."""
     method, embedding = task.stage.method, f"{task.anatomy.embedding}{zoo.INPUT}"
     taps = task.stage.taps if Need.TEACHER_FEATURES in method.needs else ()
     wanted = (*taps, embedding) if Need.EMBEDDING in method.needs else taps
     train = not method.head_only
-    outputs = zoo.forward(task.target, variables, images, taps=wanted, train=train, rngs={"dropout": key})
+
+    def run(variables: Variables, images: Array, key: Array) -> Outputs:
+        return zoo.forward(task.target, variables, images, taps=wanted, train=train, rngs={"dropout": key}, axis=axis)
+
+    outputs = (jax.checkpoint(run, policy=_is_costly) if task.remat else run)(variables, images, key)
     names = {embedding: EMBEDDING}
     return outputs._replace(features={names.get(tap, tap): value for tap, value in outputs.features.items()})
 
 
-@lru_cache(maxsize=32)
-def compile_step(task: Task) -> Step:
-    """`make_step` compiled for the default device; the state's memory is reused.
-
-    Seeds share one compilation, and so do all alphas and betas: they are arguments of it.
-    """
-    settings = task.stage.settings
-    unweighted = FrozenDict({**settings, "alpha": 0.0, "beta": 0.0})
-    compiled = _compile(replace(task, stage=replace(task.stage, settings=unweighted)))
-    return partial(compiled, alpha=settings["alpha"], beta=settings["beta"])
+def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What the backward pass does not compute anew: convolutions and products. BatchNorm and ReLU are cheap."""
+    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
-@lru_cache(maxsize=32)
-def _compile(task: Task) -> Callable[..., tuple[TrainState, Metrics]]:
-    def step(state: TrainState, frozen: Frozen, batch: Batch, alpha: Array, beta: Array) -> tuple[TrainState, Metrics]:
-        return make_step(task, alpha, beta)(state, frozen, batch)
-
-    return jax.jit(step, donate_argnums=0)
-
-
-def make_step(task: Task, alpha: ArrayLike | None = None, beta: ArrayLike | None = None) -> Step:
+def make_step(
+    task: Task, alpha: ArrayLike | None = None, beta: ArrayLike | None = None, axis: BatchAxis = WHOLE
+) -> Step:
     """The pure step of a stage: cross-entropy + alpha·Ω + beta·½·‖head‖² (AFA eq. 4) and one move of SGD.
 
     The target runs in train mode, the teacher in eval mode (as released, so Ω > 0 already at the first step). Metrics
     are scalars of the batch before the move; `alignment` is Ω without alpha, `alignment/<tap>` its parts.
 
+    A batch that is cut into parts (`task.accumulate`) is one move along the mean of their gradients. Each part is
+    normalised by its own mean and variance, and moves BatchNorm's running averages once.
+
     Args:
       alpha, beta: in place of the stage's.
+      axis: over which the batch is spread, if the step is mapped over devices.
     """
     stage, method, optimizer = task.stage, task.stage.method, make_optimizer(task.stage, task.anatomy.head, task.sgd)
     alpha, beta = (stage.settings[n] if w is None else w for n, w in (("alpha", alpha), ("beta", beta)))
     rate = schedule(stage)
 
-    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-        augment_key, dropout_key, source_key = jax.random.split(jax.random.fold_in(state.rng, state.step), 3)
-        images, labels = task.preprocess.train(augment_key, batch["image"]), batch["label"]
-        teacher = _teach(task, frozen, images)
+    def gradients(state: TrainState, frozen: Frozen, batch: Batch, keys: Array) -> tuple[PyTree, PyTree, Metrics]:
+        """(gradients, BatchNorm's statistics, metrics) of a preprocessed batch or part of one."""
+        labels, teacher = batch["label"], _teach(task, frozen, batch["image"])
 
-        def loss_fn(params: dict[str, PyTree]) -> tuple[Array, tuple[Metrics, PyTree]]:
+        def loss_fn(params: dict[str, PyTree]) -> tuple[Array, tuple[PyTree, Metrics]]:
             if method.head_only:
                 params = {**params, "target": _hold_backbone(params["target"], task.anatomy)}
             variables = {"params": params["target"], "batch_stats": state.batch_stats}
-            target, source = _look(task, variables, images, dropout_key), None
+            target, source = _look(task, axis, variables, batch["image"], keys[0]), None
             if Need.SOURCE_BATCHES in method.needs:
-                keys = jax.random.split(source_key)
-                source = _look(task, variables, task.preprocess.train(keys[0], batch["source"]["image"]), keys[1])
+                source = _look(task, axis, variables, batch["source"]["image"], keys[1])
             progress = state.step / stage.steps
-            context = Context(params, target, teacher, frozen, batch, progress, stage.settings, task.anatomy, source)
-            scale = len(labels) if stage.settings["convention"] in method.batch_sum else 1
+            context = Context(
+                params, target, teacher, frozen, batch, progress, stage.settings, task.anatomy, source, axis
+            )
+            summed = stage.settings["convention"] in method.batch_sum
+            scale = len(labels) * axis.size * task.accumulate if summed else 1
             terms = {f"alignment/{name}": scale * term.mean() for name, term in method.penalty(context).items()}
             parts = {
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(target.logits, labels).mean(),
@@ -156,9 +155,38 @@ def make_step(task: Task, alpha: ArrayLike | None = None, beta: ArrayLike | None
             }
             loss = parts["cross_entropy"] + alpha * parts["alignment"] + beta * parts["head_penalty"]
             top1 = (target.logits.argmax(-1) == labels).mean()
-            return loss, ({**parts, "loss": loss, "top1": top1}, target.batch_stats)
+            return loss, (target.batch_stats, {**parts, "loss": loss, "top1": top1})
 
-        grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+        grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        return grads, batch_stats, metrics
+
+    def accumulated(state: TrainState, frozen: Frozen, batch: Batch, keys: Array) -> tuple[PyTree, PyTree, Metrics]:
+        """`gradients` of the parts of a batch, one after the other, and their means."""
+
+        def add(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]) -> tuple[tuple[PyTree, PyTree], Metrics]:
+            total, batch_stats = carry
+            grads, batch_stats, metrics = gradients(state.replace(batch_stats=batch_stats), frozen, *part)
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+        # Every part has images of every device, so that cutting moves none of them.
+        number = task.accumulate
+        parts = jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:]).swapaxes(0, 1), dict(batch))
+        part_keys = jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys)
+        start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+        (total, batch_stats), metrics = jax.lax.scan(add, start, (parts, part_keys))
+        mean = partial(jax.tree.map, lambda x: x.mean(0))
+        return jax.tree.map(lambda x: x / number, total), batch_stats, mean(metrics)
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        augment_key, dropout_key, source_key = jax.random.split(jax.random.fold_in(state.rng, state.step), 3)
+        source_keys = jax.random.split(source_key)
+        batch = {**batch, "image": task.preprocess.train(augment_key, batch["image"], axis)}
+        if Need.SOURCE_BATCHES in method.needs:
+            source_images = task.preprocess.train(source_keys[0], batch["source"]["image"], axis)
+            batch["source"] = {**batch["source"], "image": source_images}
+        run = accumulated if task.accumulate > 1 else gradients
+        grads, batch_stats, metrics = run(state, frozen, batch, jnp.stack([dropout_key, source_keys[1]]))
+        grads, metrics = axis.mean((grads, metrics))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {**metrics, "gradient_norm": optax.tree.norm(grads), "learning_rate": rate(state.step)}
         new_state = state.replace(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from afa_jax import hosts
 from afa_jax.errors import UserError
 from afa_jax.files import locked, write_json
 from afa_jax.types import Variables
@@ -19,29 +20,36 @@ CONFIG, ORIGIN, SUMMARY, MODEL = "config.json", "origin.json", "summary.json", "
 
 @contextmanager
 def claim(workdir: Path, config: Mapping[str, Any], *, wait: bool = False) -> Iterator[None]:
-    """Makes the folder, or finds that it holds this same run, and keeps other processes out.
+    """Makes the folder, or finds that it holds this same run, and keeps other runs out.
 
-    `sign` makes it the run's; until then nothing is in it.
+    `sign` makes it the run's; until then nothing is in it. All hosts come here; the first holds the lock.
 
     Args:
       config: the run's settings.
       wait: until another process has finished there, in place of refusing.
 
     Raises:
-      UserError: the folder holds another run, cannot be written, or another process works in it.
+      UserError: the folder holds another run, cannot be written, another process works in it, or the hosts do not all
+        see it, or have other settings.
     """
     with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(workdir / ".lock", wait=wait))
-        except BlockingIOError as error:
-            raise UserError(
-                f"Another process is at work in {workdir}: wait for it, or choose another with --workdir."
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"The workdir {workdir} cannot be written ({error.strerror}): choose another with --workdir."
-            ) from error
-        _check_owner(workdir, config)
+
+        def take() -> None:
+            try:
+                stack.enter_context(locked(workdir / ".lock", wait=wait))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"Another process is at work in {workdir}: wait for it, or choose another with --workdir."
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"The workdir {workdir} cannot be written ({error.strerror}): choose another with --workdir."
+                ) from error
+            _check_owner(workdir, config)
+
+        hosts.agreed(take)
+        hosts.check_alike(settings=json.dumps(config, sort_keys=True))
+        hosts.check_shared(workdir)
         yield
 
 
@@ -53,10 +61,16 @@ def sign(workdir: Path, config: Mapping[str, Any], source: str, data: str) -> No
       data: that of the images and labels; empty where they cannot change.
 
     Raises:
-      UserError: the run has begun with another source network, or with other images.
+      UserError: the run has begun with another source network, or with other images, or another host has others.
     """
+    now = {"source network": source, "images": data}
+    hosts.check_alike(**now)
+    hosts.agreed(lambda: _sign(workdir, config, now))
+
+
+def _sign(workdir: Path, config: Mapping[str, Any], now: Mapping[str, str]) -> None:
     write_json(workdir / CONFIG, config)
-    path, now = workdir / ORIGIN, {"source network": source, "images": data}
+    path = workdir / ORIGIN
     try:
         begun = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else now
     except (ValueError, TypeError) as error:
@@ -82,7 +96,8 @@ def _check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(config))
     path = workdir / CONFIG
     if not path.exists():
-        others = [child.name for child in workdir.iterdir() if child.name != ".lock" and child.suffix != ".partial"]
+        ours = (".lock", ".hosts")
+        others = [child.name for child in workdir.iterdir() if child.name not in ours and child.suffix != ".partial"]
         if others:
             raise UserError(
                 f"The workdir {workdir} holds other files ({', '.join(sorted(others)[:3])}) and no run: "

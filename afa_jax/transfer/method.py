@@ -16,6 +16,7 @@ from flax import struct
 from flax.core import FrozenDict
 from jax import Array
 
+from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.types import Batch, Outputs, PyTree, Variables
 
 EMBEDDING = "embedding"
@@ -72,6 +73,8 @@ class Context(NamedTuple):
     anatomy: Anatomy
     source: Outputs | None = None
     """The target network on the images `batch["source"]` of the source task, in train mode."""
+    axis: BatchAxis = WHOLE
+    """Over which the batch is spread, for a penalty that is not a mean over its images."""
 
 
 class Need(Enum):

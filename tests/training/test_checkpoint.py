@@ -103,12 +103,36 @@ def test_a_step_can_be_saved_again_after_its_checkpoint_was_removed(saved):
     checkpoints = Checkpoints(folder, 2, lambda _: None)
     assert int(checkpoints.restore(made[0]).step) == 4
     checkpoints.save(made[2])
-    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(made[0]), made[2])
     checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restore(folder, made[0])[0], made[2])
 
 
-def test_the_seal_covers_every_file(saved):
+def test_the_seal_covers_every_file_of_the_state(saved):
     folder, _ = saved
     sealed = json.loads((folder / "6" / "seal.json").read_text())
-    files = {str(f.relative_to(folder / "6")) for f in (folder / "6").rglob("*") if f.is_file()}
-    assert set(sealed) == files - {"seal.json"}
+    files = {str(f.relative_to(folder / "6")) for f in (folder / "6" / "state").rglob("*") if f.is_file()}
+    assert set(sealed) == files
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_bytes(b"\0{")])
+def test_what_lies_beside_the_state_is_not_needed(saved, harm):
+    folder, made = saved
+    for file in [f for f in (folder / "6").iterdir() if f.is_file() and f.name != "seal.json"]:
+        harm(file)
+    found, told = restore(folder, made[0])
+    jax.tree.map(np.testing.assert_array_equal, found, made[-1])
+    assert not told
+
+
+def test_what_is_saved_is_the_state_as_it_was_although_the_next_step_takes_its_memory(tmp_path):
+    """Saving goes on beside the training: it must not see what becomes of the arrays."""
+    state = next(states()).replace(params={"large": jnp.arange(1 << 22, dtype=jnp.float32)})
+    expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    move_on = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 7, s), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path, 2, pytest.fail)
+    checkpoints.save(state)
+    for _ in range(20):
+        state = move_on(state)
+    jax.block_until_ready(state)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, state)[0], expected)

@@ -10,7 +10,8 @@ from afa_jax.errors import DivergedError
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal
 from afa_jax.training.loop import Cadence, Pace, train_stage
-from afa_jax.training.step import compile_step, init_state
+from afa_jax.training.parallel import Devices
+from afa_jax.training.step import init_state
 from afa_jax.transfer.method import Frozen
 from tests import tiny
 
@@ -26,7 +27,8 @@ def train(workdir, stage, *, step_fn=None, state=None, cadence=None):
     pace = Pace()
     try:
         final = train_stage(
-            step_fn or compile_step(task),
+            Devices(),
+            step_fn or Devices().compile(task),
             state,
             frozen,
             stage,
@@ -71,7 +73,7 @@ def test_a_stage_cut_in_two_gives_the_same_numbers(tmp_path):
     def stop_at_six(state, frozen, batch):
         if int(state.step) == 6:
             raise KeyboardInterrupt
-        return compile_step(tiny.task(stage))(state, frozen, batch)
+        return Devices().compile(tiny.task(stage))(state, frozen, batch)
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", stage, step_fn=stop_at_six, cadence=Cadence(1, 0, 4))
@@ -92,7 +94,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, bad, term):
     seen = []
 
     def spoilt(state, frozen, batch):
-        state, metrics = compile_step(tiny.task(stage))(state, frozen, batch)
+        state, metrics = Devices().compile(tiny.task(stage))(state, frozen, batch)
         seen.append(int(state.step))
         if seen[-1] == bad:
             spoil = {term: jnp.float32(jnp.nan)} | ({} if term == "gradient_norm" else {"loss": jnp.float32(jnp.nan)})

@@ -8,7 +8,9 @@ import optax
 import pytest
 
 from afa_jax.models.zoo import forward
-from afa_jax.training.step import compile_step, init_state, make_step
+from afa_jax.training import parallel
+from afa_jax.training.parallel import Devices
+from afa_jax.training.step import init_state, make_step
 from afa_jax.transfer.attention import SpatialAttention
 from afa_jax.transfer.method import Frozen
 from afa_jax.transfer.methods import METHODS
@@ -128,7 +130,7 @@ def test_every_method_learns_and_never_touches_what_is_frozen(name, frozen_for):
     task = tiny.task(tiny.stage(name, alpha=1e-3, beta=0.0, weight_decay=0.0, learning_rate=rate))
     state, frozen = start(task, frozen=frozen_for(task))
     before = jax.tree.map(np.array, (frozen, state.params, state.batch_stats))
-    step = compile_step(task)
+    step = Devices().compile(task)
     losses = []
     for _ in range(30):
         state, metrics = step(state, frozen, tiny.batch())
@@ -188,7 +190,7 @@ def test_alpha_zero_is_plain_cross_entropy_training_step_for_step():
         state, frozen = start(task)
         curve = []
         for k in range(10):
-            state, metrics = compile_step(task)(state, frozen, tiny.batch(seed=k))
+            state, metrics = Devices().compile(task)(state, frozen, tiny.batch(seed=k))
             curve.append(float(metrics["cross_entropy"]))
         curves.append(curve)
         finals.append((state.params["target"], state.batch_stats))
@@ -200,7 +202,7 @@ def test_without_alpha_the_attention_gets_no_gradient():
     task = tiny.task(tiny.stage("ast", alpha=0.0))
     state, frozen = start(task)
     before = jax.tree.map(np.array, state.params["attention"])
-    after = compile_step(task)(state, frozen, tiny.batch())[0].params["attention"]
+    after = Devices().compile(task)(state, frozen, tiny.batch())[0].params["attention"]
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
@@ -228,7 +230,7 @@ def test_the_state_owns_its_memory():
     target = {**shared, "params": {**shared["params"], "fc": tiny.variables()["params"]["fc"]}}
     state = init_state(task, target, frozen, jnp.asarray(tiny.batch()["image"]), jax.random.PRNGKey(0))
     for _ in range(2):
-        state, _ = compile_step(task)(state, frozen, tiny.batch())
+        state, _ = Devices().compile(task)(state, frozen, tiny.batch())
     jax.block_until_ready(jax.tree.map(jnp.sum, frozen))  # raises if the memory is gone
 
 
@@ -267,15 +269,24 @@ def test_dropout_is_drawn_anew_at_each_step_and_never_for_the_teacher():
     assert all(metrics["alignment"] == 0 for metrics in found)
 
 
-def test_seeds_alphas_and_betas_share_one_compilation():
+def test_seeds_alphas_and_betas_share_one_compilation(monkeypatch):
     light, heavy = (tiny.task(tiny.stage("ast", alpha=alpha, beta=alpha / 2)) for alpha in (0.25, 3.0))
-    assert compile_step(light) is compile_step(tiny.task(tiny.stage("ast", alpha=0.25, beta=0.125)))
-    assert compile_step(light).func is compile_step(heavy).func
-    assert compile_step(light).func is not compile_step(tiny.task(tiny.stage("act", alpha=0.25, beta=0.125))).func
+    traced = []
+
+    def count(task, *rest):
+        traced.append(task.stage.name)
+        return make_step(task, *rest)
+
+    monkeypatch.setattr(parallel, "make_step", count)
+    parallel._compile.cache_clear()
     for task in (light, heavy):
         state, frozen = start(task)
         expected, _ = jax.jit(make_step(task))(state, frozen, tiny.batch())
-        found, metrics = compile_step(task)(state, frozen, tiny.batch())
+        found, metrics = Devices().compile(task)(state, frozen, tiny.batch())
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
         loss = metrics["cross_entropy"] + task.stage.settings["alpha"] * metrics["alignment"]
         np.testing.assert_allclose(metrics["loss"], loss + task.stage.settings["beta"] * metrics["head_penalty"], 1e-6)
+    assert traced == ["ast"]
+    other = tiny.task(tiny.stage("act", alpha=0.25, beta=0.125))
+    Devices().compile(other)(*start(other), tiny.batch())
+    assert traced == ["ast", "act"]

@@ -11,7 +11,7 @@ def shrink_spectrum(context: Context) -> dict[str, Array]:
 
     Their squares are the smallest eigenvalues of the smaller of FFᵀ and FᵀF.
     """
-    features = context.target.features[EMBEDDING].astype(jnp.float32)
+    features = context.axis.whole(context.target.features[EMBEDDING].astype(jnp.float32))
     gram = features @ features.T if features.shape[0] <= features.shape[1] else features.T @ features
     return {"spectrum": jnp.linalg.eigvalsh(gram)[: context.settings["smallest"]].sum()}
 

@@ -1,0 +1,49 @@
+"""SIGTERM: the step is finished, its state saved, and the process ends with a status of its own.
+
+Clusters send it before they take a machine away (SLURM with `--signal=TERM@60`, Kubernetes, spot instances).
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STOPPED = 75
+"""The exit status of a run that was asked to stop: EX_TEMPFAIL, start it again."""
+
+
+class Stopped(BaseException):
+    """The process was asked to stop; nothing that a run has saved is lost."""
+
+
+_asked = _deferred = False
+
+
+def listen() -> None:
+    """From now on SIGTERM raises `Stopped`, at once or where `deferred` ends."""
+    signal.signal(signal.SIGTERM, _hear)
+
+
+def asked() -> bool:
+    """Whether SIGTERM has come."""
+    return _asked
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, SIGTERM raises nothing; who works here looks at `asked` where it is good to stop."""
+    global _deferred
+    before, _deferred = _deferred, True
+    try:
+        yield
+    finally:
+        _deferred = before
+    if _asked and not _deferred:
+        raise Stopped
+
+
+def _hear(number: int, frame: Any) -> None:
+    global _asked
+    _asked = True
+    if not _deferred:
+        raise Stopped
