@@ -26,7 +26,7 @@ from afa_jax.models import weights, zoo
 from afa_jax.plan import anatomy, check_taps, data_request, planned_stages, run_identity, source_request
 from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
-from afa_jax.training.journal import METRICS, Journal, opened
+from afa_jax.training.journal import Journal, opened
 from afa_jax.training.loop import Cadence, Pace, train_stage
 from afa_jax.training.optimizer import Sgd
 from afa_jax.training.parallel import Devices
@@ -215,10 +215,10 @@ class _Run:
         begin = init_state(task, variables, frozen, jnp.asarray(self.data.train.images[:1]), key)
         state = self.devices.replicate(begin)
         with closing(Checkpoints(self._checkpoint_folder(i), e.keep_checkpoints, journal.say)) as checkpoints:
-            state = checkpoints.restore(state) or state
+            if found := checkpoints.restore(state):
+                state, records = found
+                journal.begin(stage.name, int(state.step), records)
             if int(state.step) == stage.steps:
-                # Or the next stage would be trained in vain.
-                hosts.agreed(lambda: self._result(stage, journal))
                 return state
             if hosts.first():
                 for later in range(i + 1, len(self.stages)):  # they belong to a teacher that is trained anew
@@ -255,11 +255,6 @@ class _Run:
     def _result(self, stage: Stage, journal: Journal) -> dict[str, Any]:
         """What the journal says of a finished stage."""
         tests = [r for r in journal.records if r["stage"] == stage.name and r["split"] == "test"]
-        if not tests or tests[-1]["step"] != stage.steps:
-            raise UserError(
-                f"{self.workdir / METRICS} is damaged, the result of stage {stage.name} is gone: remove {self.workdir} "
-                "and start again."
-            )
         return {
             "name": stage.name,
             "steps": stage.steps,

@@ -26,6 +26,11 @@ LOST = 76
 """The exit status where another host is gone."""
 _HEARTBEAT_SECONDS = 30
 """After so long without a sign of life a host is taken for dead."""
+_LISTEN_SECONDS = 1
+"""Between two looks whether another host has left with a reason."""
+_PATIENCE_SECONDS = 10
+"""For what another host has written to become visible here."""
+_leaving = False
 _GONE = "afa_jax: another host is gone. Start the same command on all hosts again; it goes on from the last checkpoint."
 # Where a launcher says of how many processes it has started this one.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -142,8 +147,8 @@ def wait_for(file: Path) -> None:
     _patiently(file.exists, file.parent)
 
 
-def _patiently(seen: Callable[[], bool], folder: Path, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
+def _patiently(seen: Callable[[], bool], folder: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while not seen():  # a network's file system may show late what another host has written
         if time.monotonic() > deadline:
             raise UserError(
@@ -155,6 +160,8 @@ def _patiently(seen: Callable[[], bool], folder: Path, seconds: float = 10) -> N
 
 def leave(status: int, sentence: str) -> NoReturn:
     """Ends this process, and with it the others, who give `sentence` as the reason."""
+    global _leaving
+    _leaving = True
     sys.stdout.flush()
     sys.stderr.flush()
     index = distributed.global_state.process_id
@@ -169,9 +176,6 @@ def wait_for_verdict() -> None:
     time.sleep(_HEARTBEAT_SECONDS + 15)
 
 
-_LISTEN_SECONDS = 1
-
-
 def _listen() -> None:
     """Ends this process when another has left with a reason."""
     while True:
@@ -182,7 +186,7 @@ def _listen() -> None:
             return
         for key, reason in left:
             index = int(key.rsplit("/", 1)[-1])
-            if index != distributed.global_state.process_id:
+            if index != distributed.global_state.process_id and not _leaving:
                 status, sentence = json.loads(reason)
                 _end(status, f"afa_jax: host {index} has stopped: {sentence}")
 

@@ -8,9 +8,10 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -20,9 +21,10 @@ from afa_jax.errors import UserError, disk_fault
 from afa_jax.training.step import TrainState
 
 _SEAL = "seal.json"
-_STATE = "state"
-# Orbax tells of every phase of every save at INFO and WARNING; a run's own lines would drown.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+_STATE, _JOURNAL = "state", "journal"
+# Orbax tells of every phase of every save, and of a fault before it raises it; a run's own lines would drown.
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -42,19 +44,23 @@ class Checkpoints:
         with self._on_disk():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, state: TrainState) -> None:
-        """Keeps `state` under its step.
+    def save(self, state: TrainState, records: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Keeps `state` under its step, and with it the journal up to there.
 
         When this returns the state may change; it is on disk when the next save begins, or `close` returns.
 
         Raises:
           UserError: this one or the one before cannot be written.
         """
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self._folder).free
+        if needed > free:  # Orbax would say so with page upon page
+            raise self._refusal(f"it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
         with self._on_disk():
-            self._manager.save(int(state.step), args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)}))
+            items = {_STATE: ocp.args.StandardSave(state), _JOURNAL: ocp.args.JsonSave({"records": [*records]})}
+            self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """The newest state that was there at the beginning, or None.
+    def restore(self, like: TrainState) -> tuple[TrainState, list[dict[str, Any]]] | None:
+        """The newest state that was there at the beginning, and the journal up to it; or None.
 
         Args:
           like: a state whose arrays have the shapes, types and devices that the restored ones shall have; the devices
@@ -63,8 +69,9 @@ class Checkpoints:
         if self._newest is None:
             return None
         template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(template)})
-        return self._manager.restore(self._newest, args=args)[_STATE]
+        items = {_STATE: ocp.args.StandardRestore(template), _JOURNAL: ocp.args.JsonRestore()}
+        found = self._manager.restore(self._newest, args=ocp.args.Composite(**items))
+        return found[_STATE], found[_JOURNAL]["records"]
 
     def close(self) -> None:
         """Waits until all is on disk.
@@ -88,10 +95,13 @@ class Checkpoints:
         except Exception as error:
             if (fault := disk_fault(error)) is None:
                 raise
-            raise UserError(
-                f"A checkpoint cannot be written to {self._folder} ({fault}): mend that, and start the same command "
-                "again; it goes on from the one before."
-            ) from error
+            raise self._refusal(fault) from error
+
+    def _refusal(self, fault: str) -> UserError:
+        return UserError(
+            f"A checkpoint cannot be written to {self._folder} ({fault}): mend that, and start the same command again; "
+            "it goes on from the one before."
+        )
 
 
 def _newest_whole(folder: Path, tell: Callable[[str], None]) -> int | None:
@@ -108,8 +118,8 @@ def _newest_whole(folder: Path, tell: Callable[[str], None]) -> int | None:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    # What lies beside the state tells when it was saved, is written last, and is not needed to restore.
-    files = sorted(f for f in (folder / _STATE).rglob("*") if f.is_file())
+    # What lies beside them tells when they were saved, is written last, and is not needed to restore.
+    files = sorted(f for item in (_STATE, _JOURNAL) for f in (folder / item).rglob("*") if f.is_file())
     return {str(f.relative_to(folder)): zlib.crc32(f.read_bytes()) for f in files}
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,15 +55,20 @@ class Journal:
         """A line for the person at the terminal."""
         self.console.print(sentence, markup=False)
 
-    def begin(self, stage: str, step: int) -> None:
+    def begin(self, stage: str, step: int, records: Sequence[Mapping[str, Any]] | None = None) -> None:
         """Goes on after `step` steps of `stage`.
 
         Lines of later steps, left by an interrupted run, are dropped: the file reads as if nothing had happened.
+
+        Args:
+          records: all up to there, as a checkpoint kept them; they stand in for a file that is damaged or lost.
         """
         now = self._starts[stage] + step
-        kept = [r for r in self.records if self._starts[r["stage"]] + r["step"] <= now]
-        if self._tensorboard is None or len(kept) < len(self.records):
-            self._rewrite(kept)
+        kept = [
+            r for r in (self.records if records is None else records) if self._starts[r["stage"]] + r["step"] <= now
+        ]
+        if self._tensorboard is None or kept != self.records:
+            self._rewrite([dict(record) for record in kept])
         self._progress.reset(
             self._bar,
             description=f"{self._title} · {stage}",

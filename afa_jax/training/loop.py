@@ -22,6 +22,7 @@ from afa_jax.training.parallel import STOP, Devices
 from afa_jax.training.step import Metrics, Step, TrainState
 from afa_jax.transfer.method import Frozen
 from afa_jax.transfer.recipes import Stage
+from afa_jax.types import Batch
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def train_stage(
             batch["source"] = train_batch(source, batch_size, place, seed, purpose=order, part=devices.part)
         return batch
 
-    def stop_flag() -> dict[str, Any]:
+    def stop_flag() -> Batch:
         asked = np.full(jax.local_device_count(), preemption.asked(), np.float32)
         return devices.spread({STOP: asked}) if several else {}
 
@@ -112,21 +113,20 @@ def train_stage(
     for done, batch in enumerate(prefetch(load, places, devices.spread), first + 1):
         waited = time.perf_counter() - started
         state, metrics = step_fn(state, frozen, {**batch, **stop_flag()})
-        # Several hosts must stop at the same step: they go by the metrics, which are the same for all.
-        stop = stop or (preemption.asked() and not several)
         log, test, save = (
             cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
         )
         # Reading a step's metrics only when the next one is under way keeps the device busy.
         ready = [unread] if unread else []
         unread = (done, metrics)
-        if log or test or save or stop or done == first + 1:
+        if log or test or save or done == first + 1:
             ready, unread = [*ready, (done, metrics)], None
         for step, read in ready:
             values = _finite(stage, step, {name: float(np.asarray(value)) for name, value in read.items()})
-            others_stop = values.pop(STOP, 0.0) > 0
-            stop = stop or others_stop
+            stop = values.pop(STOP, 0.0) > 0
             journal.advance(step, values["loss"], values["top1"], pace.images_per_second)
+        # Several hosts must stop at the same step: they go by the metrics, which are the same for all.
+        stop = stop if several else preemption.asked()
         if done > first + 1:
             pace.images += batch_size
             pace.seconds += time.perf_counter() - started
@@ -139,7 +139,7 @@ def train_stage(
             # The metrics are those before the step's move; what is kept must be good after it.
             _finite(stage, done, {"parameters": float(_fault(state))})
             journal.flush()
-            checkpoints.save(state)
+            checkpoints.save(state, journal.records)
         if stop:
             raise preemption.Stopped
         started = time.perf_counter()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from afa_jax.errors import UserError
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.step import init_state
 from afa_jax.transfer.method import Frozen
@@ -40,7 +41,7 @@ def restore(folder, like):
     checkpoints = Checkpoints(folder, 2, told.append)
     found = checkpoints.restore(like)
     checkpoints.close()
-    return found, told
+    return found and found[0], told
 
 
 def test_the_newest_is_restored_to_the_bit_and_the_oldest_is_gone(saved):
@@ -101,16 +102,19 @@ def test_a_step_can_be_saved_again_after_its_checkpoint_was_removed(saved):
     folder, made = saved
     flip(data_files(folder / "6")[0])
     checkpoints = Checkpoints(folder, 2, lambda _: None)
-    assert int(checkpoints.restore(made[0]).step) == 4
+    assert int(checkpoints.restore(made[0])[0].step) == 4
     checkpoints.save(made[2])
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, restore(folder, made[0])[0], made[2])
 
 
-def test_the_seal_covers_every_file_of_the_state(saved):
+def test_the_seal_covers_every_file_of_state_and_journal(saved):
     folder, _ = saved
     sealed = json.loads((folder / "6" / "seal.json").read_text())
-    files = {str(f.relative_to(folder / "6")) for f in (folder / "6" / "state").rglob("*") if f.is_file()}
+    files = {
+        str(f.relative_to(folder / "6")) for f in (folder / "6").rglob("*") if f.is_file() and f.parent.name != "6"
+    }
+    assert {name.split("/")[0] for name in sealed} == {"state", "journal"}
     assert set(sealed) == files
 
 
@@ -136,3 +140,24 @@ def test_what_is_saved_is_the_state_as_it_was_although_the_next_step_takes_its_m
     jax.block_until_ready(state)
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, state)[0], expected)
+
+
+def test_the_journal_is_kept_with_the_state(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2, pytest.fail)
+    state = next(states())
+    records = [{"stage": "ast", "step": 2, "split": "train", "loss": 0.1}]
+    checkpoints.save(state, records)
+    checkpoints.close()
+    assert Checkpoints(tmp_path, 2, pytest.fail).restore(state)[1] == records
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, 2, pytest.fail)
+    first, second, _ = states()
+    checkpoints.save(first)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 1, 1))
+    with pytest.raises(UserError, match=r"cannot be written to .* \(it takes 0.0 MB, and 0.0 MB are free\).* goes on"):
+        checkpoints.save(second)
+    checkpoints.close()
+    found, told = restore(tmp_path, first)
+    assert int(found.step) == 2 and not told

@@ -79,7 +79,8 @@ def test_a_stage_cut_in_two_gives_the_same_numbers(tmp_path):
         train(tmp_path / "cut", stage, step_fn=stop_at_six, cadence=Cadence(1, 0, 4))
     template = jax.tree.map(jnp.zeros_like, whole)
     checkpoints = Checkpoints(tmp_path / "cut" / "checkpoints", 5, pytest.fail)
-    state = checkpoints.restore(template)
+    state, kept_records = checkpoints.restore(template)
+    assert kept_records == records[:4]
     checkpoints.close()
     assert int(state.step) == 4
     final, again, _ = train(tmp_path / "cut", stage, state=state, cadence=every)

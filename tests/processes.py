@@ -1,0 +1,68 @@
+"""Runs in processes of their own: with several devices, on several hosts, stopped by signals."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def config(folder, recipe="afa", **changes):
+    """A config file for `tiny.config` with these changes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.py"
+    file.write_text(f"from tests import tiny\ndef get_config(): return tiny.config({recipe!r}, **{changes!r})\n")
+    return file
+
+
+def start(config, workdir, *flags, devices=1, largest_file=None):
+    """The command of a run; what it says goes to `<workdir>.said`, or that of process k to `….said<k>`."""
+    number = next((flag.split("=")[1] for flag in flags if flag.startswith("--process_id=")), "")
+    limit = ("bash", "-c", f'ulimit -f {largest_file // 1024}; exec "$@"', "limited") if largest_file else ()
+    with Path(f"{workdir}.said{number}").open("w") as said:
+        return subprocess.Popen(
+            [*limit, sys.executable, "-m", "afa_jax.main", f"--config={config}", f"--workdir={workdir}", *flags],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+            stdout=said,
+            stderr=said,
+        )
+
+
+def start_hosts(number, config, workdir, *flags, own=None):
+    """As many processes as hosts, on this machine.
+
+    Args:
+      own: flags of single hosts, by their number.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    joint = (f"--coordinator_address={address}", f"--num_processes={number}", *flags)
+    return [start(config, workdir, *joint, f"--process_id={k}", *(own or {}).get(k, ())) for k in range(number)]
+
+
+def wait(*processes, seconds=240):
+    """The exit statuses."""
+    deadline = time.monotonic() + seconds
+    try:
+        return [process.wait(max(0.1, deadline - time.monotonic())) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def said(workdir, number=""):
+    return Path(f"{workdir}.said{number}").read_text()
+
+
+def wait_for_lines(workdir, lines, *processes, seconds=240):
+    """Until the journal has so many lines, while the processes work."""
+    journal, deadline = workdir / "metrics.jsonl", time.monotonic() + seconds
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+        assert all(process.poll() is None for process in processes), "it ended by itself"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
