@@ -28,6 +28,8 @@ _HEARTBEAT_SECONDS = 30
 """After so long without a sign of life a host is taken for dead."""
 _LISTEN_SECONDS = 1
 """Between two looks whether another host has left with a reason."""
+_WEEK = 1000 * 60 * 60 * 24 * 7
+"""In milliseconds: as long as it takes. A host that has failed ends those that wait for it."""
 _PATIENCE_SECONDS = 10
 """For what another host has written to become visible here."""
 _leaving = False
@@ -105,7 +107,7 @@ def agreed(decide: Callable[[], T]) -> T:
     key = f"afa_jax/said/{next(_said)}"
     if first():
         _store().key_value_set(key, json.dumps(decide()))
-    return json.loads(_store().blocking_key_value_get(key, 1000 * 60 * 60 * 24 * 7))
+    return json.loads(_store().blocking_key_value_get(key, _WEEK))
 
 
 def check_alike(**values: str) -> None:
@@ -117,6 +119,7 @@ def check_alike(**values: str) -> None:
     for what, value in values.items():
         if agreed(lambda value=value: value) != value:
             raise UserError(f"This host and the first differ in their {what}: make them alike.")
+    _meet()
 
 
 def check_shared(folder: Path) -> None:
@@ -136,6 +139,13 @@ def check_shared(folder: Path) -> None:
 
     token = agreed(write)
     _patiently(lambda: sign.exists() and sign.read_text() == token, folder)
+    _meet()
+
+
+def _meet() -> None:
+    """Goes on when all hosts have come here."""
+    if count() > 1:
+        _store().wait_at_barrier(f"afa_jax/met/{next(_said)}", _WEEK)
 
 
 def wait_for(file: Path) -> None:
