@@ -94,6 +94,7 @@ def source_network(experiment: Experiment) -> Path:
     key = sha256(repr((__version__, identity(training), images)).encode()).hexdigest()[:12]
     folder = cache_folder() / "sources" / f"{source.dataset.replace(':', '-')}-{experiment.network}-{key}"
     if not hosts.agreed(lambda: finished(folder) is not None):
+        Devices(experiment.parallel).check("source.batch_size", source.batch_size, 1)
         if hosts.first():
             print(f"Training the source network on {source.dataset}, once; it is kept in {folder}.")
         try:
@@ -112,8 +113,6 @@ class _Run:
         self.stages = planned_stages(experiment)
         self.devices = Devices(experiment.parallel)
         self.devices.check("batch_size", experiment.batch_size, experiment.accumulate)
-        if self.recipe.start != "random" and experiment.source.weights == "train":
-            self.devices.check("source.batch_size", experiment.source.batch_size, 1)
         self.network = zoo.NETWORKS[experiment.network]
         mirrored = experiment.data.mirror and catalog.find(experiment.data.name).mirrored
         self.preprocess = Preprocess(image_sizes(experiment)[0], mirrored, *normalisation(experiment))
@@ -212,8 +211,8 @@ class _Run:
     ) -> TrainState:
         e, stage = self.experiment, task.stage
         key = jax.random.fold_in(jax.random.PRNGKey(e.seed), i + 1)
-        begin = init_state(task, variables, frozen, jnp.asarray(self.data.train.images[:1]), key)
-        state = self.devices.replicate(begin)
+        images = jnp.asarray(self.data.train.images[:1])
+        state = self.devices.replicate(init_state(task, variables, frozen, images, key))
         with closing(Checkpoints(self._checkpoint_folder(i), e.keep_checkpoints, journal.say)) as checkpoints:
             if found := checkpoints.restore(state):
                 state, records = found

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
@@ -26,14 +27,19 @@ LOST = 76
 """The exit status where another host is gone."""
 _HEARTBEAT_SECONDS = 30
 """After so long without a sign of life a host is taken for dead."""
+SIGN = ".hosts"
+"""The file by which hosts find out whether a folder is the same one."""
 _LISTEN_SECONDS = 1
 """Between two looks whether another host has left with a reason."""
-_WEEK = 1000 * 60 * 60 * 24 * 7
-"""In milliseconds: as long as it takes. A host that has failed ends those that wait for it."""
-_PATIENCE_SECONDS = 10
-"""For what another host has written to become visible here."""
+_LOOK_SECONDS = 0.05
+"""Between two looks whether the others have come."""
+_PATIENCE_SECONDS = 60
+"""For what another host has written to become visible here; NFS remembers for so long that a file was not there."""
 _leaving = False
-_GONE = "afa_jax: another host is gone. Start the same command on all hosts again; it goes on from the last checkpoint."
+_GONE = (
+    "afa_jax: JAX has ended this process, most likely because another host is gone. Start the same command on all "
+    "hosts again; it goes on from the last checkpoint."
+)
 # Where a launcher says of how many processes it has started this one.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _said = itertools.count()
@@ -104,10 +110,12 @@ def agreed(decide: Callable[[], T]) -> T:
     """
     if count() == 1:
         return decide()
-    key = f"afa_jax/said/{next(_said)}"
+    key = f"afa_jax/said/{next(_said)}/"
     if first():
-        _store().key_value_set(key, json.dumps(decide()))
-    return json.loads(_store().blocking_key_value_get(key, _WEEK))
+        _store().key_value_set(f"{key}0", json.dumps(decide()))
+    while not (said := dict(_store().key_value_dir_get(key))):  # not in one call, which no signal would end
+        time.sleep(_LOOK_SECONDS)
+    return json.loads(said.popitem()[1])
 
 
 def check_alike(**values: str) -> None:
@@ -130,7 +138,7 @@ def check_shared(folder: Path) -> None:
     """
     if count() == 1:
         return
-    sign = folder / ".hosts"
+    sign = folder / SIGN
 
     def write() -> str:
         token = uuid4().hex
@@ -140,21 +148,29 @@ def check_shared(folder: Path) -> None:
     token = agreed(write)
     _patiently(lambda: sign.exists() and sign.read_text() == token, folder)
     _meet()
+    if first():
+        sign.unlink(missing_ok=True)
 
 
 def _meet() -> None:
     """Goes on when all hosts have come here."""
     if count() > 1:
-        _store().wait_at_barrier(f"afa_jax/met/{next(_said)}", _WEEK)
+        place = f"afa_jax/met/{next(_said)}/"
+        _store().key_value_set(f"{place}{distributed.global_state.process_id}", "")
+        while len(_store().key_value_dir_get(place)) < count():
+            time.sleep(_LOOK_SECONDS)
 
 
-def wait_for(file: Path) -> None:
-    """Until a file that the first host has written is there.
+def wait_for(file: Path, digest: str) -> None:
+    """Until a file that the first host has written is there, as it has written it.
+
+    Args:
+      digest: the sha256 of what is in it.
 
     Raises:
       UserError: it does not come.
     """
-    _patiently(file.exists, file.parent)
+    _patiently(lambda: file.exists() and sha256(file.read_bytes()).hexdigest() == digest, file.parent)
 
 
 def _patiently(seen: Callable[[], bool], folder: Path) -> None:
@@ -174,11 +190,13 @@ def leave(status: int, sentence: str) -> NoReturn:
     _leaving = True
     sys.stdout.flush()
     sys.stderr.flush()
-    index = distributed.global_state.process_id
-    _store().key_value_set(f"afa_jax/left/{index}", json.dumps([status, sentence]))
-    if first():  # who keeps the store; the others must have read it
-        time.sleep(3 * _LISTEN_SECONDS)
-    os._exit(status)  # JAX would wait for the others at the end, and they wait for this one elsewhere
+    try:
+        index = distributed.global_state.process_id
+        _store().key_value_set(f"afa_jax/left/{index}", json.dumps([status, sentence]))
+        if first():  # who keeps the store; the others must have read it
+            time.sleep(3 * _LISTEN_SECONDS)
+    finally:
+        os._exit(status)  # JAX would wait for the others at the end, and they wait for this one elsewhere
 
 
 def wait_for_verdict() -> None:
@@ -192,8 +210,8 @@ def _listen() -> None:
         time.sleep(_LISTEN_SECONDS)
         try:
             left = _store().key_value_dir_get("afa_jax/left/")
-        except Exception:  # the end of the run, or of the first host, of which `_ABORTED` tells
-            return
+        except Exception:  # it may be the end of the first host, of which `_ABORTED` tells, or pass
+            continue
         for key, reason in left:
             index = int(key.rsplit("/", 1)[-1])
             if index != distributed.global_state.process_id and not _leaving:

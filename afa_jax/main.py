@@ -11,6 +11,7 @@ Exit status: 0 done; 2 for what you can mend, said in one sentence; 75 stopped b
 because another host is gone: the same command goes on; a traceback is our fault.
 """
 
+import json
 import re
 import sys
 import traceback
@@ -21,9 +22,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from afa_jax import hosts
+from afa_jax import __version__, hosts
 from afa_jax.comparison import run_all
-from afa_jax.config import default, known_keys, settle, unknown_key
+from afa_jax.config import default, known_keys, settle, to_json, unknown_key
 from afa_jax.errors import UserError, disk_fault
 from afa_jax.experiment import run
 from afa_jax.training import preemption
@@ -96,22 +97,23 @@ def main(argv: Sequence[str]) -> int:
         preemption.listen()
         _run(argv)
         return 0
-    except UserError as error:
-        status, sentence = 2, str(error)
-    except OSError as error:
-        if disk_fault(error) is None:
-            raise
-        status, sentence = 2, f"{error.filename} cannot be written or read: {error.strerror}."
     except preemption.Stopped:
         status, sentence = preemption.STOPPED, "stopped by SIGTERM; the same command goes on where this one ended."
     except KeyboardInterrupt:
         status, sentence = 130, "stopped; the same command goes on from the last checkpoint."
-    except Exception:
-        if hosts.count() == 1:
+    except UserError as error:
+        status, sentence = 2, str(error)
+    except Exception as error:
+        fault = disk_fault(error) if isinstance(error, OSError) else None
+        if fault:
+            file = getattr(error, "filename", None) or "A file of the run"
+            status, sentence = 2, f"{file} cannot be written or read: {fault}."
+        elif hosts.count() == 1:
             raise
-        hosts.wait_for_verdict()
-        traceback.print_exc()
-        status, sentence = 1, "a fault of its own, told by the traceback on that host."
+        else:
+            traceback.print_exc()
+            hosts.wait_for_verdict()  # it may come from another host that is gone
+            status, sentence = 1, "a fault of our own, which the traceback on that host tells."
     print(f"afa_jax: {sentence}", file=sys.stderr)
     if hosts.count() > 1:
         hosts.leave(status, sentence)
@@ -120,8 +122,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     config, workdir, name, others = parse(argv)
-    experiment = settle(config)
     hosts.join(**others)
+    experiment = settle(config)
+    hosts.check_alike(settings=json.dumps([__version__, to_json(experiment)]))
     single = len(experiment.recipes) == 1 and experiment.seeds == 1
     if single and workdir:
         run(experiment, workdir)

@@ -18,13 +18,14 @@ def config(folder, recipe="afa", **changes):
     return file
 
 
-def start(config, workdir, *flags, devices=1, largest_file=None):
+def start(config, workdir, *flags, devices=1, largest_file=None, sabotage=""):
     """The command of a run; what it says goes to `<workdir>.said`, or that of process k to `….said<k>`."""
+    program = ("-c", f"import sys\nfrom afa_jax.main import main\n{sabotage}\nsys.exit(main(sys.argv))")
     number = next((flag.split("=")[1] for flag in flags if flag.startswith("--process_id=")), "")
     limit = ("bash", "-c", f'ulimit -f {largest_file // 1024}; exec "$@"', "limited") if largest_file else ()
     with Path(f"{workdir}.said{number}").open("w") as said:
         return subprocess.Popen(
-            [*limit, sys.executable, "-m", "afa_jax.main", f"--config={config}", f"--workdir={workdir}", *flags],
+            [*limit, sys.executable, *program, f"--config={config}", f"--workdir={workdir}", *flags],
             cwd=ROOT,
             env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
             stdout=said,
@@ -32,17 +33,22 @@ def start(config, workdir, *flags, devices=1, largest_file=None):
         )
 
 
-def start_hosts(number, config, workdir, *flags, own=None):
+def start_hosts(number, config, workdir, *flags, own=None, sabotage=None):
     """As many processes as hosts, on this machine.
 
     Args:
       own: flags of single hosts, by their number.
+      sabotage: what single hosts execute before they begin.
     """
+    own, sabotage = own or {}, sabotage or {}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     joint = (f"--coordinator_address={address}", f"--num_processes={number}", *flags)
-    return [start(config, workdir, *joint, f"--process_id={k}", *(own or {}).get(k, ())) for k in range(number)]
+    return [
+        start(config, workdir, *joint, f"--process_id={k}", *own.get(k, ()), sabotage=sabotage.get(k, ""))
+        for k in range(number)
+    ]
 
 
 def wait(*processes, seconds=240):

@@ -77,7 +77,8 @@ sys.exit(main.main(["main", "--config={processes.config(tmp_path)}", "--workdir=
 def listening(monkeypatch):
     """SIGTERM as `main` has it; `deferred` must not outlive a test."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(preemption, "_asked", False)
+    for flag in ("_asked", "_raised"):
+        monkeypatch.setattr(preemption, flag, False)
     preemption.listen()
     yield
     signal.signal(signal.SIGTERM, before)
@@ -93,15 +94,17 @@ def test_a_signal_waits_for_the_end_of_what_must_not_be_cut(listening):
         done.append("outer")
         assert preemption.asked()
     assert done == ["inner", "outer"]
-    with pytest.raises(preemption.Stopped):
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # while the first is ending the process
     with pytest.raises(ValueError, match="its own"), preemption.deferred():
         raise ValueError("its own")
 
 
-@pytest.mark.parametrize("at", [1, 3, 4])
-def test_the_step_under_way_is_the_last(listening, tmp_path, monkeypatch, at):
-    """Asked during step `at` of stage I: the state after it is saved, and stage II does not begin."""
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_the_step_under_way_is_the_last(listening, undisturbed, tmp_path, monkeypatch, at):
+    """Asked during step `at` of stage I: the state after it is saved, and stage II does not begin.
+
+    An evaluation that is due then is made up for when the run goes on.
+    """
     honest = loop.Journal.advance
 
     def ask(self, step, *rest):
@@ -111,9 +114,16 @@ def test_the_step_under_way_is_the_last(listening, tmp_path, monkeypatch, at):
 
     monkeypatch.setattr(loop.Journal, "advance", ask)
     with pytest.raises(preemption.Stopped):
-        run(settle(tiny.config(checkpoint_every=1000)), tmp_path / "run")
+        run(settle(tiny.config(checkpoint_every=1000, **SETTINGS)), tmp_path / "run")
     saved = sorted(int(f.name) for f in (tmp_path / "run" / "checkpoints").glob("*/*"))
     assert saved == [at]
+    tests = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["split"] == "test"]
+    assert tests == {1: [], 2: [], 3: [2], 4: [2, 4]}[at]
+    monkeypatch.setattr(loop.Journal, "advance", honest)
+    for flag in ("_asked", "_raised"):
+        monkeypatch.setattr(preemption, flag, False)
+    run(settle(tiny.config(checkpoint_every=1000, **SETTINGS)), tmp_path / "run")
+    assert_same(tmp_path / "run", undisturbed)
 
 
 def test_a_disk_that_fills_up_costs_no_checkpoint(undisturbed, tmp_path):
@@ -134,6 +144,20 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(undisturbed, tmp_path):
     assert processes.wait(processes.start(config, workdir)) == [0]
     assert "is removed" not in processes.said(workdir)
     assert_same(workdir, undisturbed)
+
+
+def test_a_disk_that_is_full_at_the_journal_is_a_sentence(undisturbed, tmp_path):
+    """The error of a write names no file."""
+    fail = f"""
+import os
+from afa_jax.training.journal import Journal
+def fail(self): raise OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))
+Journal.flush = fail
+"""
+    process = processes.start(processes.config(tmp_path, **SETTINGS), tmp_path / "run", sabotage=fail)
+    assert processes.wait(process) == [2]
+    last = processes.said(tmp_path / "run").splitlines()[-1]
+    assert last == "afa_jax: A file of the run cannot be written or read: No space left on device."
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])

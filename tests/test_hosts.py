@@ -106,6 +106,10 @@ def test_a_run_of_two_hosts_goes_on_on_one_and_the_other_way_round(alone, tmp_pa
     ("own", "word"),
     [
         ("--config.learning_rate=0.5", "differ in their settings"),
+        (
+            "--config.checkpoint_every=7",
+            "differ in their settings",
+        ),  # no two runs, but hosts that would miss each other
         ("--workdir={elsewhere}", "is not the same folder on all hosts"),
     ],
 )
@@ -116,6 +120,40 @@ def test_hosts_that_cannot_work_together_all_stop_with_the_reason(tmp_path, own,
     assert processes.wait(*started, seconds=120) == [2, 2]
     assert [word in processes.said(workdir, k) for k in (0, 1)] == [True, True]
     assert not (workdir / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_fault_of_one_host_ends_all(tmp_path, number):
+    workdir, config = tmp_path / "run", processes.config(tmp_path)
+    fail = (
+        "from afa_jax import experiment\ndef fail(*_): raise OSError(5, 'Input/output error')\nexperiment._load = fail"
+    )
+    begun = time.monotonic()
+    started = processes.start_hosts(2, config, workdir, sabotage={number: fail})
+    assert processes.wait(*started) == [1, 1]
+    assert time.monotonic() - begun < 100
+    said = [processes.said(workdir, k) for k in (0, 1)]
+    assert "OSError: [Errno 5] Input/output error" in said[number] and "Traceback" not in said[1 - number]
+    assert said[1 - number].endswith(
+        f"host {number} has stopped: a fault of our own, which the traceback on that host tells.\n"
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_to_all_hosts_at_once_costs_nothing(alone, tmp_path):
+    """As clusters send it: to each host, not quite at the same moment, and while the state is being written."""
+    workdir, config = tmp_path / "run", processes.config(tmp_path, **SETTINGS)
+    started = processes.start_hosts(2, config, workdir)
+    processes.wait_for_lines(workdir, 2, *started)
+    for _ in range(3):
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+    assert processes.wait(*started) == [75, 75]
+    assert [f.name for f in (workdir / "checkpoints" / "1-ast").iterdir() if f.name.isdigit()]
+    assert processes.wait(*processes.start_hosts(2, config, workdir)) == [0, 0]
+    assert_same(workdir, alone)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_anything_is_loaded(tmp_path):

@@ -35,10 +35,12 @@ def main() -> int:
     parser.add_argument("flags", nargs="*", help="settings of the run, after --")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 16) if arguments.seed is None else arguments.seed
-    flags = ["--config.recipe=afa", "--config.seeds=1", "--config.checkpoint_every=5", *arguments.flags]
+    flags = ["--config.recipe=afa", "--config.seeds=1", "--config.checkpoint_every=5", "--config.log_every=5"]
+    flags += arguments.flags
     command = [sys.executable, "-m", "afa_jax.main", "--config", arguments.config, *flags]
     undisturbed, disturbed = arguments.workdir / "undisturbed", arguments.workdir / "disturbed"
-    shutil.rmtree(disturbed, ignore_errors=True)
+    for workdir in (undisturbed, disturbed):
+        shutil.rmtree(workdir, ignore_errors=True)
 
     started = time.monotonic()
     if finish(command, undisturbed) != 0:
@@ -53,12 +55,11 @@ def main() -> int:
         if chance.random() < 0.8:  # at work; the others while it starts
             while process.poll() is None and lines(disturbed) <= begun:
                 time.sleep(0.01)
-        time.sleep(chance.uniform(0, seconds / arguments.kills))
+        time.sleep(chance.uniform(0, seconds / arguments.kills / 4))
         kind = chance.choice((signal.SIGKILL, signal.SIGTERM))
-        if process.poll() is None:
-            process.send_signal(kind)
-            kinds[kind.name] += 1
+        process.send_signal(kind)
         status = process.wait()
+        kinds[kind.name] += status != 0
         steps.append(lines(disturbed))
         if status == 0:
             print(f"It ended before {arguments.kills} kills: give it more steps.")

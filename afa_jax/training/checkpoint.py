@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from afa_jax import hosts
 from afa_jax.errors import UserError, disk_fault
+from afa_jax.training import preemption
 from afa_jax.training.step import TrainState
 
 _SEAL = "seal.json"
@@ -52,6 +53,8 @@ class Checkpoints:
         Raises:
           UserError: this one or the one before cannot be written.
         """
+        with self._on_disk():
+            self._manager.wait_until_finished()
         needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self._folder).free
         if needed > free:  # Orbax would say so with page upon page
             raise self._refusal(f"it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
@@ -74,12 +77,12 @@ class Checkpoints:
         return found[_STATE], found[_JOURNAL]["records"]
 
     def close(self) -> None:
-        """Waits until all is on disk.
+        """Waits until all is on disk, SIGTERM or not.
 
         Raises:
           UserError: the last one cannot be written.
         """
-        with self._on_disk():
+        with preemption.deferred(), self._on_disk():
             self._manager.close()
 
     def _seal(self) -> None:

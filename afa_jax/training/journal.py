@@ -78,6 +78,10 @@ class Journal:
             values="",
         )
 
+    def has(self, stage: str, step: int, split: str) -> bool:
+        """Whether there is such a line."""
+        return any((r["stage"], r["step"], r["split"]) == (stage, step, split) for r in self.records)
+
     def record(self, stage: str, step: int, split: str, values: Mapping[str, float]) -> None:
         """Adds one line with `values` by metric."""
         record = {"stage": stage, "step": step, "split": split, **values}

@@ -107,19 +107,25 @@ def train_stage(
         asked = np.full(jax.local_device_count(), preemption.asked(), np.float32)
         return devices.spread({STOP: asked}) if several else {}
 
+    def test() -> None:
+        values = _finite(stage, int(state.step), evaluate(state), "on the test split")
+        journal.record(stage.name, int(state.step), "test", values)
+
+    if first and cadence.due(cadence.evaluation, first, last) and not journal.has(stage.name, first, "test"):
+        test()  # which the run had no time for when it was asked to stop
     places = range(stage.first_batch + first, stage.first_batch + last)
     several, stop = hosts.count() > 1, False
     started = time.perf_counter()
     for done, batch in enumerate(prefetch(load, places, devices.spread), first + 1):
         waited = time.perf_counter() - started
         state, metrics = step_fn(state, frozen, {**batch, **stop_flag()})
-        log, test, save = (
+        log, evaluation, save = (
             cadence.due(every, done, last) for every in (cadence.log, cadence.evaluation, cadence.checkpoint)
         )
         # Reading a step's metrics only when the next one is under way keeps the device busy.
         ready = [unread] if unread else []
         unread = (done, metrics)
-        if log or test or save or done == first + 1:
+        if log or evaluation or save or done == first + 1:
             ready, unread = [*ready, (done, metrics)], None
         for step, read in ready:
             values = _finite(stage, step, {name: float(np.asarray(value)) for name, value in read.items()})
@@ -133,8 +139,8 @@ def train_stage(
             pace.waited += waited
         if log:
             journal.record(stage.name, done, "train", values)
-        if test:
-            journal.record(stage.name, done, "test", _finite(stage, done, evaluate(state), "on the test split"))
+        if evaluation and (done == last or not stop):
+            test()
         if save or stop:
             # The metrics are those before the step's move; what is kept must be good after it.
             _finite(stage, done, {"parameters": float(_fault(state))})

@@ -100,24 +100,25 @@ class Devices:
         def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
             arguments = settings["alpha"], settings["beta"], state, frozen, batch
             while untold:
-                untold.pop()(_describe(program.lower(*arguments), state, batch["label"].size, self.wrapper))
+                untold.pop()(_describe(program.lower(*arguments), task, state, batch["label"].size, self.wrapper))
             return program(*arguments)
 
         return step
 
 
-def _describe(lowered: Any, state: TrainState, images: int, wrapper: str) -> str:
+def _describe(lowered: Any, task: Task, state: TrainState, images: int, wrapper: str) -> str:
     cost, memory = lowered.cost_analysis(), lowered.compile().memory_analysis()
     devices, count = jax.device_count(), {name: _count(tree) for name, tree in state.params.items()}
     sentence = f"{count['target']:,} parameters"
     if count["attention"]:
         sentence += f" and {count['attention']:,} that are needed for training only"
-    if cost:  # of a mapped program, that of one device
-        flops = cost["flops"] * (devices if wrapper == "pmap" else 1) / images
-        sentence += f"; a step takes {_short(flops)}FLOP an image"
+    if cost:
+        # Of a mapped program it is what one device does; of a loop, which accumulation is, one round.
+        times = task.accumulate * (jax.local_device_count() if wrapper == "pmap" else 1)
+        sentence += f"; a step takes {_short(times * cost['flops'] / images)}FLOP an image"
     if memory is not None:
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-        sentence += f"{' and' if cost else '; a step takes'} {_short(total - memory.alias_size_in_bytes)}B of memory"
+        sentence += f"; its program takes {_short(total - memory.alias_size_in_bytes)}B of memory"
     hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return f"{sentence} on each of {devices} devices{hosts}." if devices > 1 else f"{sentence}."
 

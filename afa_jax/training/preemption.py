@@ -6,7 +6,7 @@ Clusters send it before they take a machine away (SLURM with `--signal=TERM@60`,
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 STOPPED = 75
 """The exit status of a run that was asked to stop: EX_TEMPFAIL, start it again."""
@@ -16,7 +16,7 @@ class Stopped(BaseException):
     """The process was asked to stop; nothing that a run has saved is lost."""
 
 
-_asked = _deferred = False
+_asked = _deferred = _raised = False
 
 
 def listen() -> None:
@@ -39,11 +39,17 @@ def deferred() -> Iterator[None]:
     finally:
         _deferred = before
     if _asked and not _deferred:
-        raise Stopped
+        _stop()
 
 
 def _hear(number: int, frame: Any) -> None:
     global _asked
     _asked = True
-    if not _deferred:
-        raise Stopped
+    if not _deferred and not _raised:  # one is enough: a second would cut what the first has begun to end
+        _stop()
+
+
+def _stop() -> NoReturn:
+    global _raised
+    _raised = True
+    raise Stopped

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def prepare(
       tell: is given a sentence before what may take minutes.
     """
 
-    def measure() -> bool:
+    def measure() -> str:
         if not file.exists():
             survey = Survey(
                 task.stage.settings,
@@ -73,10 +74,10 @@ def prepare(
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with whole(file) as partial_file:
                     save_file(flat, partial_file)
-        return file.exists()
+        return sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
-    if hosts.agreed(measure):  # on its first device; the other hosts take its numbers
-        hosts.wait_for(file)
+    if digest := hosts.agreed(measure):  # on its first device; the other hosts take its numbers
+        hosts.wait_for(file, digest)
         return frozen.replace(constants=_read(file))
     return frozen.replace(constants={})
 

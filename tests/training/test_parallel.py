@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,7 +62,9 @@ def test_afa_has_the_same_curve_and_result_on_eight_devices_as_on_one(runs, one,
             if key == "top1" or isinstance(value, str):
                 assert mine[key] == value
             else:
-                np.testing.assert_allclose(mine[key], value, rtol=1e-5, atol=1e-7)
+                # A gradient may move by a percent where one activation lies on ReLU's edge; no loss does.
+                tolerance = 1e-2 if key == "gradient_norm" else 1e-5
+                np.testing.assert_allclose(mine[key], value, tolerance, 1e-7, err_msg=f"{key} of {expected}")
 
 
 @pytest.mark.slow
@@ -112,9 +115,8 @@ def test_a_batch_in_parts_is_one_move_along_the_mean_of_their_gradients():
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-@pytest.mark.parametrize("method", ["l2_fe"])
-def test_where_batch_norm_does_not_look_at_the_batch_parts_change_nothing(method, accumulate):
-    task, state, frozen = start(method)
+def test_where_batch_norm_does_not_look_at_the_batch_parts_change_nothing(accumulate):
+    task, state, frozen = start("l2_fe")
     whole, parts = (
         jax.jit(make_step(replace(task, accumulate=n)))(state, frozen, tiny.batch(8)) for n in (1, accumulate)
     )
@@ -122,19 +124,13 @@ def test_where_batch_norm_does_not_look_at_the_batch_parts_change_nothing(method
 
 
 def test_a_sum_over_the_batch_is_one_over_all_its_parts():
-    """The released scale of some penalties is a sum; alpha means the same however the batch is cut."""
-    task, state, frozen = start()
-    summed, mean = (
-        make_step(replace(task, accumulate=2, stage=tiny.stage("ast", convention=c)))(state, frozen, tiny.batch(8))[1]
-        for c in ("released", "paper")
-    )
-    whole_summed, whole_mean = (
-        make_step(replace(task, stage=tiny.stage("ast", convention=c)))(state, frozen, tiny.batch(8))[1]
-        for c in ("released", "paper")
-    )
-    np.testing.assert_allclose(
-        summed["alignment"] / mean["alignment"], whole_summed["alignment"] / whole_mean["alignment"], rtol=1e-2
-    )
+    """The released scale of DFA is a sum over the batch of 8: of each part's mean, 8 times, not 4."""
+    task, state, frozen = start("dfa")
+    assert task.stage.settings["convention"] in task.stage.method.batch_sum
+    halves = [jax.tree.map(lambda x, k=k: x[k::2], tiny.batch(8)) for k in (0, 1)]
+    first, second = (jax.jit(make_step(task))(state, frozen, half)[1]["alignment"] for half in halves)
+    found = jax.jit(make_step(replace(task, accumulate=2)))(state, frozen, tiny.batch(8))[1]["alignment"]
+    np.testing.assert_allclose(found, first + second, rtol=1e-5)
 
 
 def test_what_is_computed_anew_changes_no_number():
@@ -191,4 +187,15 @@ def test_what_a_step_takes_is_told_once():
     (sentence,) = told
     parameters = sum(x.size for x in jax.tree.leaves(state.params["target"]))
     assert sentence.startswith(f"{parameters:,} parameters and ")
-    assert "FLOP an image and " in sentence and sentence.endswith("B of memory.")
+    assert "FLOP an image; its program takes " in sentence and sentence.endswith("B of memory.")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_the_flops_told_are_those_of_all_parts(wrapper):
+    task, state, frozen = start()
+    devices, told = Devices(wrapper), []
+    for accumulate in (1, 4):
+        step = devices.compile(replace(task, accumulate=accumulate), told.append)
+        step(devices.replicate(jax.tree.map(jnp.copy, state)), frozen, devices.spread(tiny.batch(8)))
+    whole, parts = (float(re.search(r"a step takes ([\d.]+) kFLOP", sentence)[1]) for sentence in told)
+    assert parts == pytest.approx(whole, rel=0.2)  # the move itself is counted as often as there are parts
