@@ -226,12 +226,12 @@ class _Run:
             if state.step > 0:
                 journal.say(f"{self.workdir}: goes on after step {int(state.step)} of stage {stage.name}.")
             return train_stage(
-                self.devices,
                 self.devices.compile(task, lambda sentence: journal.say(f"{stage.name}: {sentence}")),
                 state,
                 self.devices.replicate(frozen),
                 stage,
                 self.data.train,
+                devices=self.devices,
                 batch_size=e.batch_size,
                 seed=e.seed,
                 source=source_images,

@@ -59,13 +59,13 @@ class Pace:
 
 @preemption.deferred()
 def train_stage(
-    devices: Devices,
     step_fn: Step,
     state: TrainState,
     frozen: Frozen,
     stage: Stage,
     split: Split,
     *,
+    devices: Devices,
     batch_size: int,
     seed: int,
     source: Split | None,

@@ -27,12 +27,12 @@ def train(workdir, stage, *, step_fn=None, state=None, cadence=None):
     pace = Pace()
     try:
         final = train_stage(
-            Devices(),
             step_fn or Devices().compile(task),
             state,
             frozen,
             stage,
             Split(batch["image"], batch["label"]),
+            devices=Devices(),
             batch_size=8,
             seed=0,
             source=None,
