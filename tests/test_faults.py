@@ -126,6 +126,7 @@ def test_the_step_under_way_is_the_last(listening, undisturbed, tmp_path, monkey
     assert_same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_no_checkpoint(undisturbed, tmp_path):
     """No file may grow beyond 300 kB, as if the disk were full; a checkpoint takes more."""
     workdir, config = tmp_path / "run", processes.config(tmp_path, **SETTINGS)

@@ -62,7 +62,8 @@ def killed_and_restarted(number, alone, tmp_path, *flags):
     assert_same(workdir, alone)
 
 
-@pytest.mark.parametrize("wrapper", [pytest.param("jit"), pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_two_hosts_agree_with_one_although_one_is_killed(alone, tmp_path, wrapper):
     killed_and_restarted(2, alone, tmp_path, f"--config.parallel={wrapper}")
 
@@ -202,4 +203,7 @@ def test_one_host_agrees_with_itself(tmp_path):
 def test_a_file_that_does_not_come_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "_PATIENCE_SECONDS", 0.1)
     with pytest.raises(UserError, match="is not the same folder on all hosts"):
-        hosts.wait_for(tmp_path / "none")
+        hosts.wait_for(tmp_path / "none", "")
+    (tmp_path / "old").write_text("as it was before")
+    with pytest.raises(UserError, match="is not the same folder on all hosts"):
+        hosts.wait_for(tmp_path / "old", "another digest")
