@@ -51,7 +51,7 @@ def start_hosts(number, config, workdir, *flags, own=None, sabotage=None):
     ]
 
 
-def wait(*processes, seconds=240):
+def wait(*processes, seconds=900):
     """The exit statuses."""
     deadline = time.monotonic() + seconds
     try:
@@ -65,7 +65,7 @@ def said(workdir, number=""):
     return Path(f"{workdir}.said{number}").read_text()
 
 
-def wait_for_lines(workdir, lines, *processes, seconds=240):
+def wait_for_lines(workdir, lines, *processes, seconds=900):
     """Until the journal has so many lines, while the processes work."""
     journal, deadline = workdir / "metrics.jsonl", time.monotonic() + seconds
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):

@@ -118,7 +118,7 @@ def test_hosts_that_cannot_work_together_all_stop_with_the_reason(tmp_path, own,
     workdir, config = tmp_path / "run", processes.config(tmp_path)
     own = own.format(elsewhere=tmp_path / "elsewhere")
     started = processes.start_hosts(2, config, workdir, own={1: (own,)})
-    assert processes.wait(*started, seconds=120) == [2, 2]
+    assert processes.wait(*started) == [2, 2]
     assert [word in processes.said(workdir, k) for k in (0, 1)] == [True, True]
     assert not (workdir / "metrics.jsonl").exists()
 
@@ -133,7 +133,7 @@ def test_a_fault_of_one_host_ends_all(tmp_path, number):
     begun = time.monotonic()
     started = processes.start_hosts(2, config, workdir, sabotage={number: fail})
     assert processes.wait(*started) == [1, 1]
-    assert time.monotonic() - begun < 100
+    assert time.monotonic() - begun < 240  # JAX alone would wait for 300 s at the end
     said = [processes.said(workdir, k) for k in (0, 1)]
     assert "OSError: [Errno 5] Input/output error" in said[number] and "Traceback" not in said[1 - number]
     assert said[1 - number].endswith(
