@@ -101,9 +101,25 @@ class Devices:
             arguments = settings["alpha"], settings["beta"], state, frozen, batch
             while untold:
                 untold.pop()(_describe(program.lower(*arguments), task, state, batch["label"].size, self.wrapper))
-            return program(*arguments)
+            state, metrics = program(*arguments)
+            return self._everywhere(state), metrics
 
         return step
+
+    def _everywhere(self, tree: PyTree) -> PyTree:
+        """What a step puts out, as arrays of all devices, which evaluation and checkpoints want; nothing is moved.
+
+        On several hosts a mapped program gives each host arrays of its own.
+        """
+        if self.wrapper != "pmap" or jax.process_count() == 1:
+            return tree
+        everywhere = NamedSharding(_mesh(), PartitionSpec())
+
+        def join(x: Array) -> Array:
+            copies = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
+
+        return jax.tree.map(join, tree)
 
 
 def _describe(lowered: Any, task: Task, state: TrainState, images: int, wrapper: str) -> str:
