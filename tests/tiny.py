@@ -12,9 +12,9 @@ from flax.core import FrozenDict
 from afa_jax.config import default
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Split
+from afa_jax.training.objective import Task
 from afa_jax.training.optimizer import Sgd
 from afa_jax.training.prepare import prepare
-from afa_jax.training.step import Task
 from afa_jax.transfer.method import Anatomy, Frozen
 from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import Stage

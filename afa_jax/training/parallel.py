@@ -1,19 +1,20 @@
 """A step on every device of every host: one program over a batch that is spread out, or one mapped over the devices."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
-from flax.core import FrozenDict
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from afa_jax import trees
 from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.errors import UserError
-from afa_jax.training.step import Metrics, Step, Task, TrainState, make_step
+from afa_jax.training.objective import Task, unweighted
+from afa_jax.training.step import Metrics, Step, TrainState, make_step
 from afa_jax.transfer.method import Frozen
 from afa_jax.types import Batch, PyTree
 
@@ -93,8 +94,7 @@ class Devices:
           tell: is given a sentence before the first step: what a step takes, as compiled for these devices.
         """
         settings = task.stage.settings
-        unweighted = FrozenDict({**settings, "alpha": 0.0, "beta": 0.0})
-        program = _compile(replace(task, stage=replace(task.stage, settings=unweighted)), self.wrapper)
+        program = _compile(unweighted(task), self.wrapper)
         untold = [tell] if tell else []
 
         def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -124,7 +124,7 @@ class Devices:
 
 def _describe(lowered: Any, task: Task, state: TrainState, images: int, wrapper: str) -> str:
     cost, memory = lowered.cost_analysis(), lowered.compile().memory_analysis()
-    devices, count = jax.device_count(), {name: _count(tree) for name, tree in state.params.items()}
+    devices, count = jax.device_count(), {name: trees.size(tree) for name, tree in state.params.items()}
     sentence = f"{count['target']:,} parameters"
     if count["attention"]:
         sentence += f" and {count['attention']:,} that are needed for training only"
@@ -137,10 +137,6 @@ def _describe(lowered: Any, task: Task, state: TrainState, images: int, wrapper:
         sentence += f"; its program takes {_short(total - memory.alias_size_in_bytes)}B of memory"
     hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return f"{sentence} on each of {devices} devices{hosts}." if devices > 1 else f"{sentence}."
-
-
-def _count(tree: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _short(number: float) -> str:

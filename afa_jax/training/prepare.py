@@ -26,7 +26,7 @@ from afa_jax.errors import UserError
 from afa_jax.files import user_path, whole
 from afa_jax.models import zoo
 from afa_jax.models.masking import channel_readers, masked
-from afa_jax.training.step import Task
+from afa_jax.training.objective import Task
 from afa_jax.transfer.channel_weights import loss_increases
 from afa_jax.transfer.method import Anatomy, Frozen, Survey
 from afa_jax.types import Batch, Outputs, PyTree, Variables
@@ -78,11 +78,16 @@ def prepare(
 
     if digest := hosts.agreed(measure):  # on its first device; the other hosts take its numbers
         hosts.wait_for(file, digest)
-        return frozen.replace(constants=_read(file))
+        return frozen.replace(constants=read_constants(file))
     return frozen.replace(constants={})
 
 
-def _read(file: Path) -> dict[str, PyTree]:
+def read_constants(file: Path) -> dict[str, PyTree]:
+    """What `prepare` has kept there.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     try:
         return unflatten_dict(load_file(file), sep="/")
     except (SafetensorError, OSError, ValueError) as error:

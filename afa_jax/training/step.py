@@ -1,11 +1,8 @@
 """One training step, pure: (state, frozen, batch) to (state, metrics)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,12 +12,10 @@ from jax.typing import ArrayLike
 
 from afa_jax import trees
 from afa_jax.batch_axis import WHOLE, BatchAxis
-from afa_jax.data.augment import Preprocess
-from afa_jax.models import zoo
-from afa_jax.training.optimizer import Sgd, make_optimizer, schedule
-from afa_jax.transfer.method import EMBEDDING, Anatomy, Context, Frozen, Need, Start
-from afa_jax.transfer.recipes import Stage
-from afa_jax.types import Batch, Outputs, PyTree, Variables
+from afa_jax.training.objective import Task, head_penalty, hold_backbone, look, penalties, teach, total
+from afa_jax.training.optimizer import make_optimizer, schedule
+from afa_jax.transfer.method import Context, Frozen, Need, Start
+from afa_jax.types import Batch, PyTree
 
 Metrics = Mapping[str, Array]
 Step = Callable[["TrainState", Frozen, Batch], tuple["TrainState", Metrics]]
@@ -37,27 +32,6 @@ class TrainState(struct.PyTreeNode):
     opt_state: PyTree
     rng: Array
     """The stage's key; the key of a step is folded in from it."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one compiled step depends on besides its arguments.
-
-    Attributes:
-      target, teacher: the networks; they differ in the size of their heads only.
-      anatomy: of both.
-      accumulate: into how many parts a batch is cut, of which one after the other is on the device.
-      remat: compute in the backward pass anew what is cheap, in place of keeping it.
-    """
-
-    target: nn.Module
-    teacher: nn.Module
-    anatomy: Anatomy
-    stage: Stage
-    preprocess: Preprocess
-    sgd: Sgd
-    accumulate: int = 1
-    remat: bool = False
 
 
 def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, images: Array, key: Array) -> TrainState:
@@ -77,37 +51,9 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
 
 @partial(jax.jit, static_argnums=0)
 def _init_attention(task: Task, frozen: Frozen, images: Array, key: Array) -> PyTree:
-    outputs = _teach(task, frozen, task.preprocess.test(images))
+    outputs = teach(task, frozen, task.preprocess.test(images))
     source_head = trees.get(frozen.teacher["params"], task.anatomy.head) if frozen.teacher else {}
     return task.stage.method.init(key, Start(outputs.features if outputs else {}, source_head))
-
-
-def _teach(task: Task, frozen: Frozen, images: Array) -> Outputs | None:
-    """The frozen network's outputs. In a compiled step, all behind the last tap is dropped unless it is used."""
-    if Need.TEACHER_FEATURES not in task.stage.method.needs:
-        return None
-    assert frozen.teacher is not None
-    return jax.lax.stop_gradient(zoo.forward(task.teacher, frozen.teacher, images, taps=task.stage.taps))
-
-
-def _look(task: Task, axis: BatchAxis, variables: Variables, images: Array, key: Array) -> Outputs:
-    """The target's outputs in a step: features at the taps and, for a method that needs it, the embedding."""
-    method, embedding = task.stage.method, f"{task.anatomy.embedding}{zoo.INPUT}"
-    taps = task.stage.taps if Need.TEACHER_FEATURES in method.needs else ()
-    wanted = (*taps, embedding) if Need.EMBEDDING in method.needs else taps
-    train = not method.head_only
-
-    def run(variables: Variables, images: Array, key: Array) -> Outputs:
-        return zoo.forward(task.target, variables, images, taps=wanted, train=train, rngs={"dropout": key}, axis=axis)
-
-    outputs = (jax.checkpoint(run, policy=_is_costly) if task.remat else run)(variables, images, key)
-    names = {embedding: EMBEDDING}
-    return outputs._replace(features={names.get(tap, tap): value for tap, value in outputs.features.items()})
-
-
-def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What the backward pass does not compute anew: convolutions and products. BatchNorm and ReLU are cheap."""
-    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
 def make_step(
@@ -131,29 +77,28 @@ def make_step(
 
     def gradients(state: TrainState, frozen: Frozen, batch: Batch, keys: Array) -> tuple[PyTree, PyTree, Metrics]:
         """(gradients, BatchNorm's statistics, metrics) of a preprocessed batch or part of one."""
-        labels, teacher = batch["label"], _teach(task, frozen, batch["image"])
+        labels, teacher = batch["label"], teach(task, frozen, batch["image"])
 
         def loss_fn(params: dict[str, PyTree]) -> tuple[Array, tuple[PyTree, Metrics]]:
             if method.head_only:
-                params = {**params, "target": _hold_backbone(params["target"], task.anatomy)}
+                params = {**params, "target": hold_backbone(params["target"], task.anatomy)}
             variables = {"params": params["target"], "batch_stats": state.batch_stats}
-            target, source = _look(task, axis, variables, batch["image"], keys[0]), None
+            target, source = look(task, axis, variables, batch["image"], keys[0]), None
             if Need.SOURCE_BATCHES in method.needs:
-                source = _look(task, axis, variables, batch["source"]["image"], keys[1])
+                source = look(task, axis, variables, batch["source"]["image"], keys[1])
             progress = state.step / stage.steps
             context = Context(
                 params, target, teacher, frozen, batch, progress, stage.settings, task.anatomy, source, axis
             )
-            summed = stage.settings["convention"] in method.batch_sum
-            scale = len(labels) * axis.size * task.accumulate if summed else 1
-            terms = {f"alignment/{name}": scale * term.mean() for name, term in method.penalty(context).items()}
+            images = len(labels) * axis.size * task.accumulate
+            terms = {name: term.mean() for name, term in penalties(task, context, images).items()}
             parts = {
                 "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(target.logits, labels).mean(),
                 **terms,
                 "alignment": sum(terms.values(), jnp.float32(0)),
-                "head_penalty": 0.5 * optax.tree.norm(trees.get(params["target"], task.anatomy.head), squared=True),
+                "head_penalty": head_penalty(task, params["target"]),
             }
-            loss = parts["cross_entropy"] + alpha * parts["alignment"] + beta * parts["head_penalty"]
+            loss = total({"alpha": alpha, "beta": beta}, parts)
             top1 = (target.logits.argmax(-1) == labels).mean()
             return loss, (target.batch_stats, {**parts, "loss": loss, "top1": top1})
 
@@ -198,11 +143,3 @@ def make_step(
         return new_state, metrics
 
     return step
-
-
-def _hold_backbone(params: PyTree, anatomy: Anatomy) -> PyTree:
-    """The target's parameters, of which only the heads let a gradient through; its backward pass then ends there."""
-    held = jax.lax.stop_gradient(params)
-    for head in anatomy.heads:
-        held = trees.put(held, head, trees.get(params, head))
-    return held

@@ -167,3 +167,8 @@ class Method:
     @property
     def has_taps(self) -> bool:
         return bool(self.needs & {Need.TEACHER_FEATURES, Need.TAPS})
+
+    @property
+    def has_test_penalty(self) -> bool:
+        """Ω can be had of images that are not trained on: it looks at nothing but features and weights."""
+        return self.needs <= {Need.TEACHER_FEATURES, Need.TAPS}

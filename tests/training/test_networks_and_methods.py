@@ -8,8 +8,9 @@ from flax.core import FrozenDict
 from afa_jax.data.augment import Preprocess
 from afa_jax.models.zoo import NETWORKS, create, kernels, layer_shapes
 from afa_jax.plan import anatomy
+from afa_jax.training.objective import Task
 from afa_jax.training.optimizer import Sgd
-from afa_jax.training.step import Task, init_state, make_step
+from afa_jax.training.step import init_state, make_step
 from afa_jax.transfer.method import Frozen, Need
 from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import Stage

@@ -18,8 +18,9 @@ from afa_jax.errors import UserError
 from afa_jax.experiment import run
 from afa_jax.models import zoo
 from afa_jax.training.journal import read_metrics
+from afa_jax.training.objective import is_costly
 from afa_jax.training.parallel import WRAPPERS, Devices
-from afa_jax.training.step import _is_costly, init_state, make_step
+from afa_jax.training.step import init_state, make_step
 from afa_jax.transfer.method import Frozen
 from tests import tiny
 from tests.processes import ROOT
@@ -158,7 +159,7 @@ def test_less_than_a_third_is_kept_for_the_backward_pass():
         return sum(np.prod(a.shape) * a.dtype.itemsize for a, why in residuals if "argument" not in why)
 
     plain = kept(lambda run: run)
-    assert 0 < kept(lambda run: jax.checkpoint(run, policy=_is_costly)) < plain / 3
+    assert 0 < kept(lambda run: jax.checkpoint(run, policy=is_costly)) < plain / 3
 
 
 @pytest.mark.parametrize(
