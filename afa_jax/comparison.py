@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from afa_jax import hosts
@@ -12,15 +14,19 @@ from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
 from afa_jax.report import tables
+from afa_jax.report.runs import Run
 from afa_jax.training.workdir import CONFIG
 
 COMPARISON = "comparison.json"
 
 
-def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
+def run_all(experiment: Experiment, root: Path, command: str = "") -> list[dict[str, Any]]:
     """Every recipe with every seed, each in `root/<recipe>/seed<n>`; ends with the table of all.
 
     A run that diverges is told and does not stop the others.
+
+    Args:
+      command: the shell command that makes all of them, for the summaries.
 
     Raises:
       DivergedError: after the others are done, if a run diverged.
@@ -36,8 +42,10 @@ def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
     # Seed by seed, so that an early look at an unfinished comparison sees every recipe.
     for seed, recipe in itertools.product(seeds, experiment.recipes):
         one = dataclasses.replace(experiment, recipe=recipe, seed=seed, seeds=1)
+        workdir = root / recipe / f"seed{seed}"
+        own = f" --config.recipe={recipe} --config.seed={seed} --config.seeds=1 --workdir={quote(str(workdir))}"
         try:
-            summaries.append(run(one, root / recipe / f"seed{seed}"))
+            summaries.append(run(one, workdir, command=command and command + own))
         except DivergedError as error:
             failed[recipe] += 1
             failures.append(f"{recipe}, seed {seed}: {error}")
@@ -51,10 +59,18 @@ def run_all(experiment: Experiment, root: Path) -> list[dict[str, Any]]:
 def _tell(
     experiment: Experiment, root: Path, summaries: list[dict[str, Any]], failed: dict[str, int], seconds: float
 ) -> None:
-    seeds = experiment.seeds
-    table = tables.rows(summaries, failed)
-    print(f"\nTop-1 on the test split at the last step, mean ± standard deviation over {seeds} seed(s):\n")
-    print(tables.text(table))
-    print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({seconds:.0f} s)")
     runs = [{key: s[key] for key in s if key not in ("experiment", "stages")} for s in summaries]
-    write_json(root / COMPARISON, {"experiment": to_json(experiment), "failed": failed, "runs": runs})
+    result = {"experiment": to_json(experiment), "failed": failed, "runs": runs}
+    print()
+    for table in compared(result):
+        print(tables.text(table))
+    print(f"\nFiles of each run: {root}/<recipe>/seed<n>   ({seconds:.0f} s)")
+    write_json(root / COMPARISON, result)
+
+
+def compared(result: Mapping[str, Any]) -> list[tables.Table]:
+    """The table of what a `comparison.json` holds."""
+    failed = [{"recipe": recipe} for recipe, count in result["failed"].items() for _ in range(count)]
+    return tables.compare(
+        Run(Path(), {**run, "experiment": result["experiment"]}) for run in [*result["runs"], *failed]
+    )

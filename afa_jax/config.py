@@ -41,6 +41,9 @@ class Data:
     """Leave files out that are no images, and say so in the summary, in place of stopping."""
     per_class: int = 0
     """Labelled images of each class to train on, drawn by the run's seed; 0 takes the whole training split."""
+    fold: str = ""
+    """Cross-validation: `2/5` tests on the second of five parts of the labelled training images and trains on the
+    others; the test images are not looked at."""
     image_size: int = 0
     """Side in pixels of the crop that the network sees; 0 takes the network's own."""
     resize: int = 0
@@ -223,6 +226,7 @@ _LARGE = 10**8  # steps and batch sizes beyond it are slips of the keyboard
 
 def _check(e: Experiment) -> None:
     find(e.data.name)
+    fold(e.data)
     _known("data.augmentation", e.data.augmentation, AUGMENTATIONS)
     _known("network", e.network, NETWORKS)
     _known("convention", e.convention, CONVENTIONS)
@@ -275,6 +279,20 @@ def _check(e: Experiment) -> None:
     size, resize = image_sizes(e)
     if size > resize:
         raise UserError(f"data.image_size is {size}, larger than data.resize, {resize}, from which it is cropped.")
+
+
+def fold(data: Data) -> tuple[int, int] | None:
+    """(k, n) of `k/n`.
+
+    Raises:
+      UserError: it is not of that form.
+    """
+    if not data.fold:
+        return None
+    k, _, n = data.fold.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and int(n) >= 2 and 1 <= int(k) <= int(n)):
+        raise UserError(f"config.data.fold is {data.fold!r}; it must be like 2/5, the second of five parts.")
+    return int(k), int(n)
 
 
 def image_sizes(e: Experiment) -> tuple[int, int]:

@@ -12,83 +12,19 @@ because another host is gone: the same command goes on; a traceback is our fault
 """
 
 import json
-import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
 from afa_jax import __version__, hosts
+from afa_jax.command_line import parse
 from afa_jax.comparison import run_all
-from afa_jax.config import default, known_keys, settle, to_json, unknown_key
+from afa_jax.config import default, known_keys, settle, to_json
 from afa_jax.errors import UserError, disk_fault
 from afa_jax.experiment import run
 from afa_jax.training import preemption
-
-
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str, dict[str, Any]]:
-    """Reads the flags.
-
-    Returns:
-      The config, the workdir if one is given, the config file's name without its ending, and what `hosts.join` takes.
-
-    Raises:
-      UserError: a flag, the config file, or a setting in either is wrong.
-    """
-    known = known_keys()
-    for argument in argv[1:]:
-        dashes, dot, key = argument.split("=")[0].partition("config.")
-        if dashes in ("-", "--") and dot and key not in known:
-            raise unknown_key(key)
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=list(argv))
-        flags.DEFINE_string("workdir", None, "", flag_values=values)
-        flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
-        flags.DEFINE_bool("distributed", False, "", flag_values=values)
-        flags.DEFINE_string("coordinator_address", None, "", flag_values=values)
-        flags.DEFINE_integer("num_processes", None, "", lower_bound=1, flag_values=values)
-        flags.DEFINE_integer("process_id", None, "", lower_bound=0, flag_values=values)
-        rest = values(list(argv))[1:]
-    except Exception as error:  # whatever a config file may raise while it is read
-        raise _wrong_flags(error) from error
-    if values.help:
-        print(f"{__doc__}\nSettings and their defaults (afa_jax/config.py says what they mean):\n")
-        print("\n".join(f"  --config.{key}={default()[key]!r}" for key in known))
-        raise SystemExit(0)
-    if rest:
-        raise UserError(f"The argument {rest[0]!r} means nothing here; settings are given as --config.key=value.")
-    if values["config"].value is None:
-        raise UserError("No config is given: add --config configs/quickstart.py.")
-    file = config_flags.get_config_filename(values["config"])
-    if not Path(file).is_file():
-        raise UserError(f"There is no config file {file}.")
-    try:
-        config = values.config
-        config.to_dict()
-    except Exception as error:
-        raise UserError(f"The config file {file} is wrong: {_one_line(error)}") from error
-    others = {key: values[key].value for key in ("coordinator_address", "num_processes", "process_id")}
-    workdir = Path(values.workdir) if values.workdir else None
-    return config, workdir, Path(file).stem, {"distributed_run": values.distributed, **others}
-
-
-def _wrong_flags(error: Exception) -> UserError:
-    # A key that a config file makes up is answered with a page of all settings; the key alone is what matters.
-    made_up = re.search(r'Key "(\w+)" does not exist', str(error))
-    if made_up:
-        return unknown_key(made_up[1])
-    return UserError(f"The command line or its config file is wrong: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    # What goes wrong inside a config file is told with its whole traceback; the last line says it.
-    told = str(error).strip().splitlines()[-1] if "Traceback" in str(error) else str(error)
-    return " ".join(told.split()).rstrip(".?") + "."
 
 
 def main(argv: Sequence[str]) -> int:
@@ -121,17 +57,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
+    if {"--help", "-h", "-help"} & set(argv):
+        print(f"{__doc__}\nSettings and their defaults (afa_jax/config.py says what they mean):\n")
+        print("\n".join(f"  --config.{key}={default()[key]!r}" for key in known_keys()))
+        return
     config, workdir, name, others = parse(argv)
     hosts.join(**others)
     experiment = settle(config)
     hosts.check_alike(settings=json.dumps([__version__, to_json(experiment)]))
+    command = shlex.join(["python", "-m", "afa_jax.main", *argv[1:]])
     single = len(experiment.recipes) == 1 and experiment.seeds == 1
-    if single and workdir:
-        run(experiment, workdir)
-    elif single:
-        run(experiment, Path("runs") / name / experiment.recipe / f"seed{experiment.seed}")
+    if single:
+        own = Path("runs") / name / experiment.recipe / f"seed{experiment.seed}"
+        run(experiment, workdir or own, command=command)
     else:
-        run_all(experiment, workdir or Path("runs") / name)
+        run_all(experiment, workdir or Path("runs") / name, command)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax.core import FrozenDict
 
-from afa_jax.config import Experiment, identity, image_sizes
+from afa_jax.config import Experiment, fold, identity, image_sizes
 from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError, nearest
 from afa_jax.files import user_path
@@ -34,6 +34,7 @@ def data_request(e: Experiment) -> Request:
         test_fraction=d.test_fraction,
         splits=d.splits,
         skip_damaged=d.skip_damaged,
+        fold=fold(d),
     )
 
 

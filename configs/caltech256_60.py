@@ -5,8 +5,8 @@
 The papers' protocol (AFA §5.2, DELTA §4.2): batches of 64, 9,000 steps, SGD with momentum 0.9 from a rate of 0.01 that
 is divided by ten after two thirds of each stage, images resized to 256 and cropped to 224. These are the defaults.
 
-Inception-V3: `--config.network=inception_v3_no_aux --config.learning_rate=0.001` (resized to 320, cropped to 299).
-MobileNetV2: `--config.network=mobilenet_v2`. LwF and Soft fine-tuning: `--config.learning_rate=0.001`.
+Other networks: `--config configs/caltech256_60.py:mobilenet_v2`, or `:inception_v3_no_aux`, whose rate is 0.001
+(resized to 320, cropped to 299). LwF and Soft fine-tuning: `--config.learning_rate=0.001`.
 
 Not published are the alphas: both papers chose them by five-fold cross-validation on the training images, DELTA over
 1e-4, 1e-3, 0.01, 0.1 and 0.2. The ones below are those of Stanford Dogs 120, a place to start from.
@@ -17,11 +17,12 @@ One GPU; the time is not measured yet. Published top-1, five seeds: L2 87.2, L2-
 from afa_jax.config import default
 
 
-def get_config():
+def get_config(network="resnet101"):
     config = default()
     config.data.name = "caltech256"
     config.data.per_class = 60
-    config.network, config.source.weights = "resnet101", "imagenet1k_v1"
+    config.network, config.source.weights = network, "imagenet1k_v1"
+    config.learning_rate = 0.001 if network.startswith("inception") else 0.01
     config.recipe = "afa"
     config.methods.ast.alpha, config.methods.act.alpha = 0.1, 0.15
     config.methods.delta.alpha = 0.01

@@ -33,7 +33,6 @@ def config(tmp_path):
 
 def refuse(capsys, *arguments):
     """Runs the command line, which must end with status 2, and gives its one sentence."""
-    sys.modules.pop("config_config", None)  # where ml-collections leaves the last config file's names
     assert main(["main", *map(str, arguments)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("afa_jax: ") and err.count("\n") == 1 and err.rstrip()[-1] in ".?"
@@ -148,9 +147,7 @@ def test_a_comparison_and_a_single_run_do_not_share_a_workdir(config, tmp_path, 
 
 
 def test_help_lists_every_setting(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["main", "--help"])
-    assert stop.value.code == 0
+    assert main(["main", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--workdir" in shown and "--config.methods.ast.alpha=0.1" in shown
 

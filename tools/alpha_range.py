@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from flax.core import FrozenDict
-from ml_collections import config_flags
 
-from afa_jax.config import Experiment, settle
+from afa_jax.command_line import read_experiment
+from afa_jax.config import Experiment
 from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
@@ -103,13 +102,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--workdir", type=Path, default=Path("runs/alpha_range"))
     options = parser.parse_args(argv)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=[])
-    values(["", f"--config={options.config}"])
     try:
-        experiment = dataclasses.replace(
-            settle(values.config), steps=options.steps, eval_every=0, checkpoint_every=10**6
-        )
+        experiment = read_experiment(options.config)
+        experiment = dataclasses.replace(experiment, steps=options.steps, eval_every=0, checkpoint_every=10**6)
         networks = options.networks.split(",")
         for name in networks:
             zoo.known(name)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from afa_jax.comparison import compared
 from afa_jax.report import tables
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def block(name: str) -> str:
 def table(result: Mapping[str, Any]) -> str:
     """Of a comparison, or the one that a benchmark has made itself, in Markdown."""
     if "table" not in result:
-        return tables.markdown(tables.rows(result["runs"], result["failed"]))
+        return "\n\n".join(map(tables.markdown, compared(result)))
     head, *rows = result["table"]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from afa_jax.data import builders, tfds_catalog
-from afa_jax.data.dataset import Builder, Dataset, Images, Request
+from afa_jax.data.dataset import Builder, Dataset, Images, Request, folded
 from afa_jax.data.images import five_crops
 from afa_jax.errors import UserError, nearest
 from afa_jax.registry import collect
@@ -33,7 +33,7 @@ def load(name: str, request: Request) -> Dataset:
     Raises:
       UserError: no data set has that name, it cannot be had, or a class has too few images.
     """
-    data = find(name).load(request)
+    data = folded(find(name).load(request), request)
     if request.augmentation == "improved":
         return replace(data, test=replace(data.test, images=_FiveCrops(data.test.images, request.crop)))
     return data

@@ -83,6 +83,8 @@ class Request:
       test_fraction: of them that is for testing, where the folder does not say which.
       splits: names of a TFDS data set's splits for training and testing, separated by a comma.
       skip_damaged: files that are no images are left out in place of stopping.
+      fold: (k, n): of n parts of the labelled training images the k-th is tested on and the others are trained on; the
+        test images are not looked at. None: no cross-validation.
     """
 
     size: int
@@ -94,6 +96,7 @@ class Request:
     test_fraction: float = 0.2
     splits: str = "train,test"
     skip_damaged: bool = False
+    fold: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,3 +169,28 @@ def limited(data: Dataset, request: Request) -> Dataset:
         return data
     chosen = few_per_class(data.train.labels, request.per_class, request.seed, classes=data.classes)
     return replace(data, train=data.train.take(chosen))
+
+
+def folded(data: Dataset, request: Request) -> Dataset:
+    """The training images alone, one fold of them for testing; every fold has the classes in equal shares.
+
+    Raises:
+      UserError: a class has fewer images than there are folds.
+    """
+    if request.fold is None:
+        return data
+    k, n = request.fold
+    labels, held = data.train.labels, []
+    order = generator("folds", request.seed).permutation(len(labels))
+    for label, name in enumerate(data.classes):
+        members = order[labels[order] == label]
+        if len(members) < n:
+            raise UserError(
+                f"Cross-validation in {n} parts needs {n} labelled images of each class, and class {name} has "
+                f"{len(members)}: take fewer parts or more images (data.per_class)."
+            )
+        # Classes whose images cannot be shared equally begin with different folds.
+        held.append(members[(k - 1 - label) % n :: n])
+    tested = np.sort(np.concatenate(held))
+    trained = np.setdiff1d(np.arange(len(labels)), tested)
+    return replace(data, train=data.train.take(trained), test=data.train.take(tested))

@@ -67,3 +67,38 @@ def test_letters_few():
 def test_a_wrong_name():
     with pytest.raises(UserError, match="no data set 'digit'; did you mean digits"):
         catalog.load("digit", Request(size=8))
+
+
+def folds(n, seed=0, per_class=7):
+    return [catalog.load("digits", Request(size=8, per_class=per_class, seed=seed, fold=(k + 1, n))) for k in range(n)]
+
+
+def members(split):
+    return {image.tobytes() for image in split.images[np.arange(len(split))]}
+
+
+def test_folds_share_out_the_training_images_and_leave_the_test_images_alone():
+    whole, parts = catalog.load("digits", Request(size=8, per_class=7)), folds(5)
+    tested = [members(part.test) for part in parts]
+    assert set.union(*tested) == members(whole.train) and sum(map(len, tested)) == len(whole.train) == 70
+    for part in parts:
+        assert members(part.train) == members(whole.train) - members(part.test)
+        assert not (members(part.train) | members(part.test)) & members(whole.test)
+        counts = np.bincount(part.test.labels, minlength=10)
+        assert set(counts.tolist()) <= {1, 2} and counts.sum() == 14  # sevens shared out among five, class by class
+    assert members(folds(5, seed=1)[0].test) != tested[0]
+
+
+def test_folds_need_as_many_images_of_each_class():
+    with pytest.raises(UserError, match="needs 8 labelled images of each class, and class 0 has 7: take fewer parts"):
+        folds(8)
+
+
+def test_a_fold_of_ten_crop_images_is_tested_like_them():
+    request = Request(size=10, crop=8, per_class=4, augmentation="improved", fold=(1, 2))
+    part = catalog.load("digits", request)
+    assert part.test.images[np.arange(3)].shape == (3, 5, 8, 8, 3) and part.train.images[np.arange(3)].shape[-3:] == (
+        10,
+        10,
+        3,
+    )

@@ -1,0 +1,159 @@
+"""Finished runs, read from the files that they left."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afa_jax.errors import UserError
+
+_NEEDED = ("experiment", "recipe", "seed", "stages", "last_top1", "parameters", "command", "finished")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or one that failed.
+
+    Attributes:
+      summary: `summary.json`; of a run that failed, what is known: `experiment`, `recipe`, `seed` and the names of its
+        `stages`.
+      records: the lines of `metrics.jsonl`.
+      setting: what tells it from the other runs of its data set, network and recipe, such as `taps=8`.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...] = ()
+    setting: str = ""
+
+    @property
+    def experiment(self) -> Mapping[str, Any]:
+        return self.summary["experiment"]
+
+    @property
+    def recipe(self) -> str:
+        return self.summary["recipe"]
+
+    @property
+    def seed(self) -> int:
+        return self.summary["seed"]
+
+    @property
+    def network(self) -> str:
+        return self.experiment["network"]
+
+    @property
+    def dataset(self) -> str:
+        """Its name, that of the folder for a person's own pictures, and the number of labelled images a class."""
+        data = self.experiment["data"]
+        name = os.path.basename(os.path.normpath(data["dir"])) if data["name"] == "image_folder" else data["name"]
+        return f"{name}_{data['per_class']}" if data["per_class"] else name
+
+    @property
+    def label(self) -> str:
+        return f"{self.recipe}, {self.setting}" if self.setting else self.recipe
+
+    @property
+    def failed(self) -> bool:
+        return "last_top1" not in self.summary
+
+    @property
+    def top1(self) -> float:
+        """In percent, on the test split at the last step."""
+        return 100 * self.summary["last_top1"]
+
+
+def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Every finished run in the folders and below, each once, and a sentence about each that is left out.
+
+    Runs of cross-validation are no results and are passed over.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}.")
+        for file in sorted(folder.rglob("config.json"), key=_natural):
+            found.setdefault(file.parent.resolve(), file.parent)
+    return read_runs(found.values())
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The runs that are finished in these folders, and a sentence about each that is left out."""
+    runs, problems = [], []
+    for folder in folders:
+        try:
+            run = _read(folder)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            if not run.experiment["data"].get("fold"):
+                runs.append(run)
+    return told_apart(runs), problems
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """Sorts `seed10` behind `seed9`."""
+    return [(len(part), part) if part.startswith("seed") else (0, part) for part in file.parts]
+
+
+def _read(folder: Path) -> Run:
+    try:
+        text = (folder / "summary.json").read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} is not finished, or it failed: its command goes on with it.") from error
+    try:
+        summary = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'summary.json'} is damaged: remove it, and the run's command makes it anew."
+        ) from error
+    lacking = [key for key in _NEEDED if key not in summary]
+    if lacking:
+        raise UserError(f"{folder} is of an older version and does not say its {lacking[0]}: run it again elsewhere.")
+    return Run(folder, summary, _records(folder / "metrics.jsonl"))
+
+
+def _records(file: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        return tuple(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is lost or damaged; bring it back, or run that run again elsewhere.") from error
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, each with the settings in which those of one data set, network and recipe differ."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    flat = [_relevant(run) for run in runs]
+    for run, settings in zip(runs, flat, strict=True):
+        groups.setdefault((run.dataset, run.network, run.recipe), []).append(settings)
+    made = []
+    for run, settings in zip(runs, flat, strict=True):
+        siblings = groups[run.dataset, run.network, run.recipe]
+        differing = [key for key in settings if any(other.get(key) != settings[key] for other in siblings)]
+        setting = ", ".join(f"{key}={settings[key]}" for key in differing)
+        made.append(Run(run.folder, run.summary, run.records, setting))
+    return made
+
+
+_NOT_THE_RUN = ("recipe", "seed", "seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every")
+
+
+def _relevant(run: Run) -> dict[str, Any]:
+    """The settings on which a run's result depends, by dotted name, without its seed."""
+    experiment = {key: value for key, value in run.experiment.items() if key not in _NOT_THE_RUN}
+    used = {stage["name"] for stage in run.summary["stages"]}
+    experiment["methods"] = {name: settings for name, settings in experiment["methods"].items() if name in used}
+    return dict(_flat(experiment))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
