@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test lint results clean
 .DELETE_ON_ERROR:
 
-# The main job on embedded real data: about four minutes on two cores.
+# The main job on embedded real data: about five minutes on two cores; ends with the page runs/quickstart/report/index.html.
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m afa_jax.main --config configs/quickstart.py
+	$(BIN)/python tools/analyse.py runs/quickstart
+	$(BIN)/python tools/report.py runs/quickstart -o runs/quickstart/report
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -66,7 +66,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str, dict[str, 
         raise UserError(f"The config file {file} is wrong: {_one_line(error)}") from error
     others = {key: values[key].value for key in ("coordinator_address", "num_processes", "process_id")}
     workdir = Path(values.workdir) if values.workdir else None
-    return config, workdir, f"{Path(file).stem}-{argument}".rstrip("-"), {"distributed_run": values.distributed, **others}
+    name = f"{Path(file).stem}-{argument}" if argument else Path(file).stem
+    return config, workdir, name, {"distributed_run": values.distributed, **others}
 
 
 def _wrong_flags(error: Exception) -> UserError:

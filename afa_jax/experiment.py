@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,7 +20,7 @@ from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Dataset, Request, Split
 from afa_jax.errors import DivergedError, UserError
-from afa_jax.evaluation.classification import evaluate
+from afa_jax.evaluation.classification import Aligned, evaluate
 from afa_jax.files import cache_folder, write_json
 from afa_jax.models import weights, zoo
 from afa_jax.plan import anatomy, check_taps, data_request, planned_stages, run_identity, source_request
@@ -28,23 +28,25 @@ from afa_jax.provenance import device, versions
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal, opened
 from afa_jax.training.loop import Cadence, Pace, train_stage
+from afa_jax.training.objective import Task
 from afa_jax.training.optimizer import Sgd
 from afa_jax.training.parallel import Devices
 from afa_jax.training.prepare import prepare
-from afa_jax.training.step import Task, TrainState, init_state
+from afa_jax.training.step import TrainState, init_state
 from afa_jax.training.workdir import MODEL, SUMMARY, claim, fingerprint, finished, sign
 from afa_jax.transfer.method import Frozen, Need
 from afa_jax.transfer.recipes import RECIPES, Recipe, Stage, hand_over, needs
 from afa_jax.types import PyTree, Variables
 
 
-def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[str, Any]:
+def run(experiment: Experiment, workdir: Path, *, wait: bool = False, command: str = "") -> dict[str, Any]:
     """One recipe with one seed in `workdir`; a run that was stopped goes on, a finished one is only told.
 
     Every host's process comes here; all but the first are silent.
 
     Args:
       wait: for another process that works in `workdir`, in place of refusing.
+      command: the shell command that makes this run, for the summary.
 
     Returns:
       The summary, as in `summary.json`.
@@ -58,7 +60,8 @@ def run(experiment: Experiment, workdir: Path, *, wait: bool = False) -> dict[st
     with claim(workdir, run_identity(experiment), wait=wait):
         summary = hosts.agreed(lambda: finished(workdir))
         if summary is None:
-            summary = _Run(experiment, workdir).train()
+            Devices(experiment.parallel).check("batch_size", experiment.batch_size, experiment.accumulate)
+            summary = Run(experiment, workdir, command).train()
         elif hosts.first():
             print(f"{workdir}: finished already, top-1 {100 * summary['last_top1']:.1f} %.")
         return summary
@@ -104,15 +107,14 @@ def source_network(experiment: Experiment) -> Path:
     return folder / MODEL
 
 
-class _Run:
+class Run:
     """One run: what it is made of, and its stages one after the other."""
 
-    def __init__(self, experiment: Experiment, workdir: Path):
-        self.experiment, self.workdir = experiment, workdir
+    def __init__(self, experiment: Experiment, workdir: Path, command: str = ""):
+        self.experiment, self.workdir, self.command = experiment, workdir, command
         self.recipe: Recipe = RECIPES[experiment.recipe]
         self.stages = planned_stages(experiment)
         self.devices = Devices(experiment.parallel)
-        self.devices.check("batch_size", experiment.batch_size, experiment.accumulate)
         self.network = zoo.NETWORKS[experiment.network]
         mirrored = experiment.data.mirror and catalog.find(experiment.data.name).mirrored
         self.preprocess = Preprocess(image_sizes(experiment)[0], mirrored, *normalisation(experiment))
@@ -124,25 +126,17 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         e = self.experiment
-        first, teacher_module, source = self._start()
+        first, teacher_module, source = self.start()
         source_images = self._source_images(source)
         sign(self.workdir, run_identity(e), fingerprint(source), self.data.key)
-        variables, teacher = first, source
         trained: list[tuple[Variables, PyTree]] = []
         pace = Pace()
         steps = {stage.name: stage.steps for stage in self.stages}
         with opened(self.workdir, f"{e.recipe} seed {e.seed}", steps) as journal:
             for i, stage in enumerate(self.stages):
-                before = variables
+                variables, teacher = self.begin(stage, first, source, [earlier for earlier, _ in trained])
                 measured, attention = trained[stage.measures] if trained else (first, {})
-                if stage.teacher == "source":
-                    teacher = source
-                elif teacher is not None:
-                    teacher = hand_over(before, teacher, self.network.heads)
-                variables = first if stage.start == "source" else before
-                sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
-                networks = self.target, teacher_module, self.anatomy
-                task = Task(*networks, stage, self.preprocess, sgd, e.accumulate, e.remat)
+                task = self.task(stage, teacher_module)
                 frozen = prepare(
                     task,
                     Frozen(teacher=teacher),
@@ -150,15 +144,15 @@ class _Run:
                     before=measured,
                     attention=attention,
                     seed=e.seed,
-                    file=self._constants(i),
+                    file=self.constants_file(i),
                     tell=journal.say,
                 )
                 state = self.devices.local(self._stage(i, task, variables, frozen, source_images, journal, pace))
-                variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
-                trained.append((variables, state.params["attention"]))
-            return hosts.agreed(lambda: self._finish(variables, journal, pace))
+                result = {"params": state.params["target"], "batch_stats": state.batch_stats}
+                trained.append((result, state.params["attention"]))
+            return hosts.agreed(lambda: self._finish(trained, journal, pace))
 
-    def _start(self) -> tuple[Variables, nn.Module, Variables | None]:
+    def start(self) -> tuple[Variables, nn.Module, Variables | None]:
         """(the target's first variables, the teacher's module, its variables or None where no stage looks at it)."""
         e, name = self.experiment, self.experiment.network
         head_key = jax.random.fold_in(jax.random.PRNGKey(e.seed), 0)
@@ -178,6 +172,26 @@ class _Run:
             raise
         target = weights.with_new_head(source, name, len(self.data.classes), head_key)
         return target, zoo.create(name, self._source_classes(source), self.dtype), source
+
+    def begin(
+        self, stage: Stage, first: Variables, source: Variables | None, trained: Sequence[Variables]
+    ) -> tuple[Variables, Variables | None]:
+        """(the target, its teacher) at a stage's beginning.
+
+        Args:
+          first, source: the target's first variables and the source network's, as `start` gives them.
+          trained: what each of the earlier stages made of the target.
+        """
+        before, teacher = trained[-1] if trained else first, source
+        if stage.teacher == "previous" and source is not None:
+            teacher = hand_over(before, source, self.network.heads)
+        return first if stage.start == "source" else before, teacher
+
+    def task(self, stage: Stage, teacher: nn.Module) -> Task:
+        """What the compiled step of a stage depends on."""
+        e = self.experiment
+        sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
+        return Task(self.target, teacher, self.anatomy, stage, self.preprocess, sgd, e.accumulate, e.remat)
 
     def _source_classes(self, source: Variables) -> int:
         return trees.get(source["params"], self.network.head)["kernel"].shape[-1]
@@ -213,7 +227,7 @@ class _Run:
         key = jax.random.fold_in(jax.random.PRNGKey(e.seed), i + 1)
         images = jnp.asarray(self.data.train.images[:1])
         state = self.devices.replicate(init_state(task, variables, frozen, images, key))
-        with closing(Checkpoints(self._checkpoint_folder(i), e.keep_checkpoints, journal.say)) as checkpoints:
+        with closing(Checkpoints(self.checkpoint_folder(i), e.keep_checkpoints, journal.say)) as checkpoints:
             if found := checkpoints.restore(state):
                 state, records = found
                 journal.begin(stage.name, int(state.step), records)
@@ -221,14 +235,15 @@ class _Run:
                 return state
             if hosts.first():
                 for later in range(i + 1, len(self.stages)):  # they belong to a teacher that is trained anew
-                    shutil.rmtree(self._checkpoint_folder(later), ignore_errors=True)
-                    self._constants(later).unlink(missing_ok=True)
+                    shutil.rmtree(self.checkpoint_folder(later), ignore_errors=True)
+                    self.constants_file(later).unlink(missing_ok=True)
             if state.step > 0:
                 journal.say(f"{self.workdir}: goes on after step {int(state.step)} of stage {stage.name}.")
+            everywhere = self.devices.replicate(frozen)
             return train_stage(
                 self.devices.compile(task, lambda sentence: journal.say(f"{stage.name}: {sentence}")),
                 state,
-                self.devices.replicate(frozen),
+                everywhere,
                 stage,
                 self.data.train,
                 devices=self.devices,
@@ -238,18 +253,21 @@ class _Run:
                 cadence=Cadence(e.log_every, e.eval_every, e.checkpoint_every),
                 journal=journal,
                 checkpoints=checkpoints,
-                evaluate=lambda s: self._test({"params": s.params["target"], "batch_stats": s.batch_stats}),
+                evaluate=lambda s: self._test(task, s, everywhere),
                 pace=pace,
             )
 
-    def _checkpoint_folder(self, i: int) -> Path:
+    def checkpoint_folder(self, i: int) -> Path:
         return self.workdir / "checkpoints" / f"{i + 1}-{self.stages[i].name}"
 
-    def _constants(self, i: int) -> Path:
+    def constants_file(self, i: int) -> Path:
         return self.workdir / "constants" / f"{i + 1}-{self.stages[i].name}.safetensors"
 
-    def _test(self, variables: Variables) -> Mapping[str, float]:
-        return evaluate(self.target, variables, self.data.test, self.preprocess, self.experiment.eval_batch_size)
+    def _test(self, task: Task, state: TrainState, frozen: Frozen) -> Mapping[str, float]:
+        e, variables = self.experiment, {"params": state.params["target"], "batch_stats": state.batch_stats}
+        has = task.stage.method.has_test_penalty
+        aligned = Aligned(task, state.params["attention"], frozen, e.batch_size) if has else None
+        return evaluate(self.target, variables, self.data.test, self.preprocess, e.eval_batch_size, aligned)
 
     def _result(self, stage: Stage, journal: Journal) -> dict[str, Any]:
         """What the journal says of a finished stage."""
@@ -260,17 +278,20 @@ class _Run:
             "kept": stage.kept,
             "last_top1": tests[-1]["top1"],
             "best_test_top1": max(r["top1"] for r in tests),
-            "last_loss": tests[-1]["loss"],
+            "last_cross_entropy": tests[-1]["cross_entropy"],
         }
 
-    def _finish(self, variables: Variables, journal: Journal, pace: Pace) -> dict[str, Any]:
-        e = self.experiment
+    def _finish(self, trained: list[tuple[Variables, PyTree]], journal: Journal, pace: Pace) -> dict[str, Any]:
+        e, (variables, _) = self.experiment, trained[-1]
         weights.save(self.workdir / MODEL, e.network, variables, classes=self.data.classes)
         results = [self._result(stage, journal) for stage in self.stages]
+        attention = {stage.name: trees.size(own) for stage, (_, own) in zip(self.stages, trained, strict=True)}
         summary = {
             "experiment": to_json(e),
             "recipe": e.recipe,
             "seed": e.seed,
+            "command": self.command,
+            "parameters": {"network": trees.size(variables["params"]), "attention": attention},
             "train_images": len(self.data.train),
             "test_images": len(self.data.test),
             **({"damaged": self.data.damaged} if self.data.damaged else {}),

@@ -17,10 +17,12 @@ RANK = {
     "training": 2,
     "evaluation": 3,
     "config": 4,
+    "command_line": 5,
     "plan": 5,
     "experiment": 6,
-    "comparison": 7,
+    **dict.fromkeys(("analysis", "comparison"), 7),
     "main": 8,
+    "sweep": 9,
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

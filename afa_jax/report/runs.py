@@ -135,9 +135,16 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
     for run, settings in zip(runs, flat, strict=True):
         siblings = groups[run.dataset, run.network, run.recipe]
         differing = [key for key in settings if any(other.get(key) != settings[key] for other in siblings)]
-        setting = ", ".join(f"{key}={settings[key]}" for key in differing)
+        setting = ", ".join(f"{_tail(key, differing)}={settings[key]}" for key in differing)
         made.append(Run(run.folder, run.summary, run.records, setting))
     return made
+
+
+def _tail(name: str, names: Sequence[str]) -> str:
+    """The shortest end of a dotted name that no other of `names` has: `alpha` for `methods.delta.alpha`."""
+    parts = name.split(".")
+    ends = (".".join(parts[i:]) for i in reversed(range(len(parts))))
+    return next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1), name)
 
 
 _NOT_THE_RUN = ("recipe", "seed", "seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every")

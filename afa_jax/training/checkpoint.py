@@ -9,7 +9,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,27 @@ class Checkpoints:
             f"A checkpoint cannot be written to {self._folder} ({fault}): mend that, and start the same command again; "
             "it goes on from the one before."
         )
+
+
+def read_last(folder: Path, like: TrainState) -> TrainState:
+    """The newest state of a stage, on this host's first device, for one who looks on: nothing is written or removed.
+
+    Args:
+      like: has the shapes and types; it may be what `jax.eval_shape` gives.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    steps = [int(f.name) for f in folder.iterdir() if f.name.isdigit()] if folder.is_dir() else []
+    fault = _fault(folder / str(max(steps))) if steps else "not there"
+    if fault:
+        raise UserError(f"The last checkpoint in {folder} is {fault}: bring it back, or run that run again elsewhere.")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+    wanted = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(template)})
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with closing(ocp.CheckpointManager(folder.absolute(), options=options)) as manager:
+        return manager.restore(max(steps), args=wanted)[_STATE]
 
 
 def _newest_whole(folder: Path, tell: Callable[[str], None]) -> int | None:

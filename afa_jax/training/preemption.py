@@ -19,13 +19,14 @@ class Stopped(BaseException):
 _asked = _deferred = _raised = False
 
 
-def listen() -> None:
-    """From now on SIGTERM raises `Stopped`, at once or where `deferred` ends."""
-    signal.signal(signal.SIGTERM, _hear)
+def listen(*others: signal.Signals) -> None:
+    """From now on SIGTERM, and other signals, raise `Stopped`, at once or where `deferred` ends."""
+    for number in (signal.SIGTERM, *others):
+        signal.signal(number, _hear)
 
 
 def asked() -> bool:
-    """Whether SIGTERM has come."""
+    """Whether the signal has come."""
     return _asked
 
 

@@ -107,18 +107,18 @@ def _check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: remove {workdir} or choose another folder with --workdir.") from error
-    differing = _differences(found, wanted)
-    if differing:
+    if differing := differences(found, wanted):
         raise UserError(
             f"The workdir {workdir} holds another run ({'; '.join(differing[:4])}): choose another with --workdir."
         )
 
 
-def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """What differs between two settings, each in words; `prefix` is that of their dotted names."""
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return [] if found == wanted else [f"{prefix.rstrip('.')} is {found!r} there and {wanted!r} here"]
     keys = sorted(found.keys() | wanted.keys())
-    return [d for key in keys for d in _differences(found.get(key), wanted.get(key), f"{prefix}{key}.")]
+    return [d for key in keys for d in differences(found.get(key), wanted.get(key), f"{prefix}{key}.")]
 
 
 def finished(workdir: Path) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""What a trained network shows: activation maps, attention, distances, generalisation, parts, dissection."""

@@ -1,0 +1,100 @@
+"""Choosing alpha: on parts of the training images alone, the best mean, ties to the smallest."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from afa_jax.errors import UserError
+from afa_jax.sweep.cross_validation import Search, choose, settled, trials
+from afa_jax.sweep.presets import GRID, Variant
+from afa_jax.sweep.work import Progress
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.py")
+
+
+def test_the_grid_of_a_recipe_is_alike_for_all_its_stages():
+    points = Search().points(Variant("afa"))
+    assert points == [{"methods.ast.alpha": alpha, "methods.act.alpha": alpha} for alpha in GRID]
+    both = Search(("alpha", "beta"), (0.1, 0.2)).points(Variant("delta"))
+    # `delta` measures a head that is trained first; that one's beta is used too.
+    assert [point["methods.delta.alpha"] for point in both] == [0.1, 0.1, 0.2, 0.2]
+    assert [point["methods.delta.beta"] for point in both] == [0.1, 0.2, 0.1, 0.2]
+
+
+def test_settings_by_name_are_chosen_one_by_one():
+    search = Search(("methods.ast.alpha", "methods.act.alpha"), (0.1, 0.2))
+    assert len(search.points(Variant("afa"))) == 4
+    assert search.points(Variant("act")) == [{"methods.act.alpha": 0.1}, {"methods.act.alpha": 0.2}]
+    assert Search(("learning_rate",), (0.1,)).points(Variant("l2")) == [{"learning_rate": 0.1}]
+
+
+def test_a_recipe_without_alpha_has_nothing_to_choose():
+    assert Search().points(Variant("l2")) == [] and Search().points(Variant("scratch")) == []
+    assert Search().points(Variant("ast", {"methods.ast.alpha": 0.3})) == []  # the preset says it
+
+
+def made(tmp_path, values=(0.1, 0.2), variant=None, **changes):
+    search = Search(("alpha",), values, folds=3)
+    variant = variant or Variant("afa")
+    return trials(search, QUICKSTART, variant, network="resnet10_small", seed=2, settings=changes, root=tmp_path)
+
+
+def test_no_run_of_the_search_looks_at_the_test_images(tmp_path):
+    jobs = [job for trial in made(tmp_path, steps=20) for job in trial.jobs]
+    assert [job.experiment.data.fold for job in jobs] == ["1/3", "2/3", "3/3"] * 2
+    assert {(job.experiment.seed, job.experiment.steps) for job in jobs} == {(2, 20)}
+    assert all(job.path[0] == "afa" and job.root == tmp_path / "cross_validation" for job in jobs)
+
+
+def outcome(tried, top1):
+    """Progress in which the folds of each point have these accuracies; None is a run that failed."""
+    progress = Progress([job for trial in tried for job in trial.jobs])
+    for trial, values in zip(tried, top1, strict=True):
+        for job, value in zip(trial.jobs, values, strict=True):
+            if value is None:
+                progress.faults[job.workdir] = "The loss blew up."
+            else:
+                progress.summaries[job.workdir] = {"last_top1": value}
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("top1", "best"),
+    [
+        ([(0.5, 0.6, 0.7), (0.5, 0.7, 0.7)], 0.2),
+        ([(0.5, 0.6, 0.7), (0.7, 0.6, 0.5)], 0.1),  # equally good: the smallest
+        ([(0.1, 0.1, 0.1), (0.9, None, 0.9)], 0.1),  # a fold that failed puts the point out
+    ],
+)
+def test_the_best_mean_is_chosen_and_written_down(top1, best, tmp_path):
+    tried = made(tmp_path)
+    variant = choose(tried, outcome(tried, top1), tmp_path / "choice.json")
+    assert variant.settings == {"methods.ast.alpha": best, "methods.act.alpha": best}
+    kept = json.loads((tmp_path / "choice.json").read_text())
+    assert kept["chosen"] == dict(variant.settings) and kept["recipe"] == "afa"
+    assert [point["top1"] for point in kept["points"]] == [
+        pytest.approx([100 * v for v in values if v is not None]) for values in top1
+    ]
+
+
+def test_a_recipe_that_fails_everywhere_is_told_and_the_others_go_on(tmp_path):
+    def run(jobs):
+        progress = Progress(jobs)
+        for job in jobs:
+            if job.experiment.recipe == "ast":
+                progress.faults[job.workdir] = "The loss blew up."
+            else:
+                progress.summaries[job.workdir] = {"last_top1": 0.5}
+        return progress
+
+    variants = [Variant("ast"), Variant("act"), Variant("l2")]
+    found, faults = settled(
+        Search(), QUICKSTART, variants, networks=["resnet10_small"], seed=0, settings={}, root=tmp_path, run=run
+    )
+    assert found == {"resnet10_small": [Variant("act", {"methods.act.alpha": 1e-4}), Variant("l2")]}
+    assert faults == ["resnet10_small: Cross-validation of ast failed at every point of its grid: The loss blew up."]
+    with pytest.raises(UserError, match="failed at every point"):
+        tried = made(tmp_path)
+        choose(tried, outcome(tried, [(None,) * 3] * 2), tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()

@@ -1,0 +1,116 @@
+"""The whole: from the command line to tables and figures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "sweep.py"
+
+
+def tool(capsys, *arguments):
+    """The exit status of the tool in this process, and what it printed."""
+    sys.path.insert(0, str(TOOL.parent))
+    try:
+        import sweep
+    finally:
+        sys.path.pop(0)
+    status = sweep.main([str(argument) for argument in arguments])
+    shown = capsys.readouterr()
+    return status, shown.out, shown.err
+
+
+@pytest.fixture(autouse=True)
+def no_signals(monkeypatch):
+    monkeypatch.setattr("afa_jax.training.preemption.listen", lambda *signals: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "afa/table44"], "There is no preset 'afa/table44'; did you mean afa/table4"),
+        (["--recipes", "l3"], "config.recipe is 'l3', which does not exist; did you mean l2"),
+        (["--recipes", "l2,l2"], "l2 is named twice: leave it out"),
+        ([], "Give either --preset"),
+        (["--preset", "afa/table4", "--recipes", "l2"], "Give either --preset"),
+        (["--recipes", "l2", "--config.stops=3"], "There is no setting config.stops"),
+        (["--recipes", "l2", "--sedes=3"], "The argument '--sedes=3' means nothing here"),
+        (["--recipes", "l2", "--networks", "resnet19"], "config.network is 'resnet19'"),
+        (["--preset", "afa/table11", "--config.taps=4"], "config.taps is what afa-table11 varies: leave it out"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_nothing_is_run(capsys, tmp_path, arguments, sentence):
+    config = processes.config(tmp_path / "config")
+    status, _, err = tool(capsys, "--config", config, *arguments, "--workdir", tmp_path / "runs")
+    assert status == 2 and err.startswith("sweep: ") and err.count("\n") == 1 and sentence in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_numbers_of_parameters_need_no_run(capsys, tmp_path):
+    config = processes.config(tmp_path / "config")
+    status, out, _ = tool(
+        capsys, "--config", config, "--preset", "afa/table6", "--networks", "mobilenet_v2", "--workdir", tmp_path
+    )
+    assert status == 0 and "| mobilenet_v2 | 3,504,872 | 56,791 | 28,358 |" in out
+    assert "| mobilenet_v2 | 3,504,872 | 56,791 | 28,358 |" in (tmp_path / "afa-table6.md").read_text()
+
+
+def start(said, *arguments):
+    """The tool in a process of its own; its config imports from the tests."""
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+
+
+def run(folder, *arguments):
+    """(exit status, what it said)"""
+    with (folder / "said").open("w+") as said:
+        (status,) = processes.wait(start(said, *arguments))
+        said.seek(0)
+        return status, said.read()
+
+
+@pytest.mark.slow
+def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
+    """Real processes: cross-validation, the chosen alpha in the runs' configs, one recipe that blows up, and again."""
+    config, root = processes.config(tmp_path / "config", "l2", seeds=2, steps=4), tmp_path / "runs"
+    search = ["--cross_validate", "methods.act.alpha", "--grid", "1e-5,1e-4", "--folds", "2"]
+    given = ["--config", config, "--recipes", "l2,ast,act", "--jobs", 2, "--workdir", root, *search]
+    status, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")
+    assert status == 2, said
+    assert said.count("sweep: ") == said.count("/seed0 failed: ") + said.count("/seed1 failed: ") == 2
+    assert "lower methods.ast.alpha" in said
+    choice = json.loads((root / "cross_validation" / "resnet10_small-act.json").read_text())["chosen"]
+    told = f"act/methods.act.alpha={choice['methods.act.alpha']}"
+    for seed in (0, 1):
+        kept = json.loads((root / told / f"seed{seed}" / "config.json").read_text())
+        assert kept["methods"]["act"]["alpha"] == choice["methods.act.alpha"] and kept["data"]["fold"] == ""
+    table = (root / "sweep-resnet10_small.md").read_text()
+    assert "| ast | –, 2 failed |" in table and table.count("±") >= 2
+    _, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")
+    assert "6 runs, 4 of them finished already" in said and "4 runs, 4 of them" in said
+    assert (root / "sweep-resnet10_small.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_goes_on_and_its_figure_is_drawn(tmp_path):
+    config, root = processes.config(tmp_path / "config", "l2", steps=400, checkpoint_every=20), tmp_path / "runs"
+    given = ["--config", config, "--preset", "delta/fig3", "--config.eval_every=100", "--workdir", root]
+    with (tmp_path / "said").open("w") as said:
+        started = start(said, *given)
+    folder = root / "l2_sp" / "schedule=step" / "seed0"
+    processes.wait_for_lines(folder, 20, started)
+    started.terminate()
+    assert started.wait(120) == 75
+    assert "the same command goes on" in (tmp_path / "said").read_text()
+    assert list((folder / "checkpoints").rglob("*")) and not (folder / "summary.json").exists()
+    status, said = run(tmp_path, *given)
+    assert status == 0, said
+    assert "goes on after step" in (root / "logs" / "l2_sp+schedule=step+seed0.log").read_text()
+    assert {file.name for file in root.glob("delta-fig3*")} == {"delta-fig3.svg", "delta-fig3.png"}
