@@ -113,6 +113,8 @@ class Experiment:
     """How many layers are aligned: a number for which the network lists its taps."""
     tap_layers: str = ""
     """The aligned layers themselves, paths separated by commas, in place of the network's own."""
+    cross_validated: str = ""
+    """What a sweep has chosen by cross-validation, such as `alpha`: its values do not tell runs apart in tables."""
     methods: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {name: dict(method.settings) for name, method in METHODS.items()}
     )
@@ -315,7 +317,7 @@ def _known(key: str, value: str, known: Any) -> None:
 
 # They change how a run is watched and kept, not its numbers, so a run may go on with others.
 _NOT_THE_RUN = (
-    *("seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every"),
+    *("seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "cross_validated"),
     *("parallel", "remat"),  # but for rounding
 )
 

@@ -21,6 +21,7 @@ def get_config(network="resnet101"):
     config = default()
     config.data.name = "food101"
     config.network, config.source.weights = network, "imagenet1k_v1"
+    config.source.dataset, config.source.splits = "tfds:imagenet2012", "train,validation"  # for Soft fine-tuning
     config.learning_rate = 0.001 if network.startswith("inception") else 0.01
     config.recipe = "afa"
     config.methods.ast.alpha, config.methods.act.alpha = 0.1, 0.15

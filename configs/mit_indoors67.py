@@ -22,6 +22,7 @@ def get_config(network="resnet50"):
     config = default()
     config.data.name = "mit_indoors67"
     config.network, config.source.weights = network, "places365"
+    config.source.dataset, config.source.splits = "tfds:places365_small", "train,validation"  # for Soft fine-tuning
     config.learning_rate = 0.001 if network.startswith("inception") else 0.01
     config.recipe = "afa"
     config.methods.ast.alpha, config.methods.act.alpha = 0.1, 0.15

@@ -2,7 +2,7 @@
 
     python -m afa_jax.main --config configs/quickstart.py
 
-Two CPU cores, about four minutes, of which the source network takes one, once. The result to expect: README.md.
+Two CPU cores, about five minutes, of which the source network takes one, once. The result to expect: README.md.
 """
 
 from afa_jax.config import default
@@ -19,7 +19,8 @@ def get_config():
     config.seeds = 3
     config.batch_size = 50
     config.steps = 200
-    config.eval_every = 100
+    config.eval_every = 50
+    config.log_every = 10
     config.checkpoint_every = 100
     # The features of this small network are far larger than an ImageNet ResNet's, and alpha smaller in their measure.
     config.methods.dfa.alpha = 1e-5

@@ -22,6 +22,7 @@ def get_config(network="resnet101"):
     config = default()
     config.data.name = "stanford_dogs120"
     config.network, config.source.weights = network, "imagenet1k_v1"
+    config.source.dataset, config.source.splits = "tfds:imagenet2012", "train,validation"  # for Soft fine-tuning
     config.learning_rate = 0.001 if network.startswith("inception") else 0.01
     config.recipe = "afa"
     alphas = (0.09, 0.04) if network == "mobilenet_v2" else (0.1, 0.15)

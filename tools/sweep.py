@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from afa_jax.errors import UserError, nearest
+from afa_jax.errors import UserError, disk_fault, nearest
 from afa_jax.sweep.cross_validation import Search
 from afa_jax.sweep.presets import GRID, PRESETS, Preset, Variant
 from afa_jax.sweep.sweep import Sweep, sweep
@@ -65,7 +65,11 @@ def read(argv: list[str]) -> tuple[Sweep, Path]:
     settings = dict(argument.removeprefix("--config.").split("=", 1) for argument in rest if is_setting(argument))
     if wrong := [argument for argument in rest if not is_setting(argument)]:
         raise UserError(f"The argument {wrong[0]!r} means nothing here; settings are given as --config.key=value.")
-    roots = {config: Path("runs") / Path(config.partition(":")[0]).stem for config in options.config}
+    roots = {config: Path("runs") / config_name(config) for config in options.config}
+    if len(set(roots.values())) < len(options.config):
+        raise UserError(
+            f"Two of the configs {', '.join(options.config)} have one name: sweep them one after the other."
+        )
     if options.workdir:
         roots = {c: options.workdir / root.name if len(roots) > 1 else options.workdir for c, root in roots.items()}
     search = Search(options.cross_validate, options.grid, options.folds) if options.cross_validate else None
@@ -73,6 +77,12 @@ def read(argv: list[str]) -> tuple[Sweep, Path]:
     wanted = Sweep(name, preset, roots, options.networks, options.seeds, settings, search, options.jobs)
     together = options.workdir or Path("runs")
     return wanted, next(iter(roots.values())) if len(roots) == 1 else together
+
+
+def config_name(config: str) -> str:
+    """As `main` names the folder of its runs."""
+    file, _, network = config.partition(":")
+    return f"{Path(file).stem}-{network}" if network else Path(file).stem
 
 
 def is_setting(argument: str) -> bool:
@@ -84,7 +94,9 @@ def chosen(preset: str | None, recipes: tuple[str, ...]) -> tuple[str, Preset]:
     if bool(preset) == bool(recipes):
         raise UserError(f"Give either --preset ({', '.join(PRESETS)}) or --recipes.")
     if recipes:
-        return "sweep", Preset("Sweep", tuple(Variant(recipe) for recipe in recipes))
+        together = "+".join(recipes)
+        name = together if len(together) <= 60 else f"{len(recipes)}-recipes"
+        return name, Preset("Sweep", tuple(Variant(recipe) for recipe in recipes))
     assert preset is not None
     if preset not in PRESETS:
         raise UserError(f"There is no preset {preset!r}; {nearest(preset, PRESETS)}")
@@ -100,6 +112,10 @@ def main(argv: list[str]) -> int:
         return preemption.STOPPED
     except UserError as error:
         faults = [str(error)]
+    except OSError as error:
+        if not (fault := disk_fault(error) or (isinstance(error, FileExistsError) and error.strerror)):
+            raise
+        faults = [f"{error.filename or 'A file'} cannot be written: {fault}."]
     for fault in faults:
         print(f"sweep: {fault}", file=sys.stderr)
     return 2 if faults else 0

@@ -23,10 +23,10 @@ from afa_jax.analysis.trained import TrainedRun
 from afa_jax.data.dataset import Split
 from afa_jax.errors import UserError, disk_fault
 from afa_jax.files import whole, write_json
+from afa_jax.report.analyses import FOLDER, READERS
 from afa_jax.report.runs import find_runs
 from afa_jax.training.workdir import SUMMARY
 
-FOLDER = "analysis"
 ARGUMENTS = "arguments"
 """Under this name every result says what it was made of besides the run."""
 
@@ -58,9 +58,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One entry of `ANALYSES`: its file and its plan; `cheap` ones are made where none is named."""
+    """One entry of `ANALYSES`: what `READERS` calls it and its plan; `cheap` ones are made where none is named."""
 
-    file: str
+    name: str
     plan: Callable[[TrainedRun, Options], Plan]
     cheap: bool = True
 
@@ -161,12 +161,12 @@ def _state(folder: Path) -> str:
 
 
 ANALYSES = {
-    "generalisation": Analysis("generalisation.json", _generalisation),
-    "distances": Analysis("filter_distances.json", _distances),
-    "attention": Analysis("attention.json", _attention),
-    "maps": Analysis("activation_maps.npz", _maps),
-    "parts": Analysis("parts.json", _parts, cheap=False),
-    "dissection": Analysis("dissection.json", _dissection, cheap=False),
+    "generalisation": Analysis("generalisation", _generalisation),
+    "distances": Analysis("filter_distances", _distances),
+    "attention": Analysis("attention", _attention),
+    "maps": Analysis("activation_maps", _maps),
+    "parts": Analysis("parts", _parts, cheap=False),
+    "dissection": Analysis("dissection", _dissection, cheap=False),
 }
 
 
@@ -185,7 +185,7 @@ def analyse(run: TrainedRun, name: str, options: Options, *, force: bool = False
       UserError: whatever the user can mend; then nothing is written.
     """
     analysis = ANALYSES[name]
-    file = run.folder / FOLDER / analysis.file
+    file = run.folder / FOLDER / READERS[analysis.name][0]
     plan = analysis.plan(run, options)
     if not force and _is_there(file, run.folder / SUMMARY, plan.arguments):
         return f"{file}: there already."
@@ -242,7 +242,12 @@ def analyse_all(
         raise UserError(f"There is no finished run in {', '.join(map(str, folders))}.")
     good = True
     for found in runs:
-        run = TrainedRun(found.folder)
+        try:
+            run = TrainedRun(found.folder)
+        except UserError as error:
+            good = False
+            complain(str(error))
+            continue
         for name in names or [name for name, analysis in ANALYSES.items() if analysis.cheap]:
             try:
                 tell(analyse(run, name, options, force=force))

@@ -115,9 +115,19 @@ def with_new_head(variables: Variables, network: str, num_classes: int, key: jax
 
 
 def _locate(network: str, source: str | Path) -> Path:
+    found = find(network, source)
+    return found if isinstance(found, Path) else fetch(found)
+
+
+def find(network: str, source: str | Path) -> Path | str:
+    """The file that `source` names, or the address of the published one; nothing is fetched or read.
+
+    Raises:
+      UserError: it names neither.
+    """
     published = NETWORKS[network].weights
     if str(source) in published:
-        return fetch(published[str(source)])
+        return published[str(source)]
     path = user_path(source)
     try:
         path = path / FILE if path.is_dir() else path

@@ -114,13 +114,23 @@ PUBLISHED = _read()
 """(mean, standard deviation) by network and what it was trained with, data set and recipe."""
 
 
+PARAMETERS = {
+    "resnet101": ("44.55M", "0.41M", "0.20M"),
+    "inception_v3": ("27.16M", "0.82M", "0.41M"),
+    "mobilenet_v2": ("3.50M", "0.06M", "0.03M"),
+}
+"""Of the network, its four SAMs and its four CAMs (AFA Table 6)."""
+
+
 def published(experiment: Mapping[str, Any], dataset: str, recipe: str) -> tuple[float, float] | None:
-    """The papers' figure for such a run, if they have one.
+    """The papers' figure for such a run, if they have one: with published weights, as many steps and their schedule.
 
     Args:
-      experiment: its settings; those that the papers vary tell their tables apart.
+      experiment: its settings; those that the papers' tables vary tell them apart.
       dataset: as `Run.dataset` names it.
     """
+    if (experiment["steps"], experiment["schedule"]) != (9000, "step") or experiment["source"]["weights"] == "train":
+        return None
     network = experiment["network"].removesuffix("_no_aux")
     if (dataset, network) == ("mit_indoors67", "resnet50"):
         network = "resnet101"  # as the tables call it; both released codes take ResNet-50 there

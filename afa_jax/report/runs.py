@@ -9,7 +9,28 @@ from typing import Any
 
 from afa_jax.errors import UserError
 
-_NEEDED = ("experiment", "recipe", "seed", "stages", "last_top1", "parameters", "command", "finished")
+_NUMBER = (int, float)
+_SHAPE = {
+    "experiment": {
+        "data": {"name": str, "dir": str, "per_class": int, "augmentation": str},
+        "source": {"weights": str},
+        **{"network": str, "steps": int, "schedule": str, "taps": int, "tap_layers": str, "methods": dict},
+    },
+    **{"recipe": str, "seed": int, "command": str, "device": str, "versions": dict, "finished": str, "stages": list},
+    **{"train_images": int, "test_images": int, "last_top1": _NUMBER, "best_test_top1": _NUMBER},
+    "train_images_per_second": _NUMBER,
+    "parameters": {"network": int, "attention": dict},
+}
+"""What a summary must say, and of which type, for anything to be made of it."""
+_STAGE = {"name": str, "steps": int, "kept": bool}
+_RECORD = {"stage": str, "step": int, "split": str}
+
+ORDER = (
+    *("scratch", "l2", "l2_fe", "l2_sp", "l2_sp_att", "lwf", "soft_ft", "bss", "co_tuning", "dfa", "delta"),
+    *("ast", "act", "afa_one_stage", "afa", "afa_reversed", "afa_keep_teacher"),
+    *("ast_fixed", "act_fixed", "afa_fixed_attention"),
+)
+"""Of the recipes in tables and legends."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +89,7 @@ class Run:
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """Every finished run in the folders and below, each once, and a sentence about each that is left out.
 
-    Runs of cross-validation are no results and are passed over.
+    They come in the order of the papers' tables. Runs of cross-validation are no results and are passed over.
 
     Raises:
       UserError: there is no such folder.
@@ -79,21 +100,32 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
             raise UserError(f"There is no folder {folder}.")
         for file in sorted(folder.rglob("config.json"), key=_natural):
             found.setdefault(file.parent.resolve(), file.parent)
-    return read_runs(found.values())
+    runs, problems = read_runs(found.values())
+    return sorted(runs, key=lambda run: ORDER.index(run.recipe) if run.recipe in ORDER else len(ORDER)), problems
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The runs that are finished in these folders, and a sentence about each that is left out."""
-    runs, problems = [], []
+    """The runs that are finished in these folders, and a sentence about each that is left out.
+
+    Of two that are the same run, as a copy is, or as one that was tested more often, the one with more in its journal.
+    """
+    runs: dict[str, Run] = {}
+    problems = []
     for folder in folders:
         try:
             run = _read(folder)
         except UserError as error:
             problems.append(str(error))
-        else:
-            if not run.experiment["data"].get("fold"):
-                runs.append(run)
-    return told_apart(runs), problems
+            continue
+        if run.experiment["data"].get("fold"):
+            continue
+        settings = {key: value for key, value in _relevant(run).items() if key != "eval_every"}
+        same = json.dumps([run.recipe, run.seed, settings], sort_keys=True)
+        less, more = sorted((runs.get(same, run), run), key=lambda one: len(one.records))
+        if same in runs:
+            problems.append(f"{less.folder} is the same run as {more.folder}, and counts once.")
+        runs[same] = more
+    return told_apart(list(runs.values())), problems
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
@@ -112,17 +144,33 @@ def _read(folder: Path) -> Run:
         raise UserError(
             f"{folder / 'summary.json'} is damaged: remove it, and the run's command makes it anew."
         ) from error
-    lacking = [key for key in _NEEDED if key not in summary]
-    if lacking:
-        raise UserError(f"{folder} is of an older version and does not say its {lacking[0]}: run it again elsewhere.")
+    misfit = _misfit(summary, _SHAPE) or next(filter(None, (_misfit(stage, _STAGE) for stage in summary["stages"])), "")
+    if misfit or not summary["stages"]:
+        what = misfit or "stages"
+        raise UserError(f"{folder} is of an older version and does not say its {what}: run it again elsewhere.")
     return Run(folder, summary, _records(folder / "metrics.jsonl"))
+
+
+def _misfit(found: Any, shape: Mapping[str, Any], prefix: str = "") -> str:
+    """The first of the names in `shape` that is not there, or of another type."""
+    for key, kind in shape.items():
+        value = found.get(key) if isinstance(found, Mapping) else None
+        if isinstance(kind, Mapping):
+            if misfit := _misfit(value, kind, f"{prefix}{key}."):
+                return misfit
+        elif not isinstance(value, kind):
+            return prefix + key
+    return ""
 
 
 def _records(file: Path) -> tuple[Mapping[str, Any], ...]:
     try:
-        return tuple(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+        records = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is lost or damaged; bring it back, or run that run again elsewhere.") from error
+    if not records or any(_misfit(record, _RECORD) for record in records):
+        raise UserError(f"{file} is not whole; bring it back, or run that run again elsewhere.")
+    return records
 
 
 def told_apart(runs: Sequence[Run]) -> list[Run]:
@@ -147,15 +195,19 @@ def _tail(name: str, names: Sequence[str]) -> str:
     return next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1), name)
 
 
-_NOT_THE_RUN = ("recipe", "seed", "seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every")
+_NOT_THE_RUN = (
+    *("recipe", "seed", "seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every"),
+    *("parallel", "remat"),  # but for rounding
+)
 
 
 def _relevant(run: Run) -> dict[str, Any]:
-    """The settings on which a run's result depends, by dotted name, without its seed."""
+    """The settings on which a run's result depends, by dotted name, without its seed and what was chosen for it."""
     experiment = {key: value for key, value in run.experiment.items() if key not in _NOT_THE_RUN}
     used = {stage["name"] for stage in run.summary["stages"]}
     experiment["methods"] = {name: settings for name, settings in experiment["methods"].items() if name in used}
-    return dict(_flat(experiment))
+    chosen = tuple(name for name in experiment.get("cross_validated", "").split("+") if name)
+    return {key: value for key, value in _flat(experiment) if not f".{key}".endswith(tuple(f".{n}" for n in chosen))}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

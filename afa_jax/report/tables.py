@@ -1,14 +1,13 @@
 """Runs of several recipes and seeds, brought together into tables: for a terminal, in Markdown, LaTeX and CSV."""
 
-import csv as csv_format
-import io
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy import stats
 
+from afa_jax.report import rendering
 from afa_jax.report.published import published
 from afa_jax.report.runs import Run
 
@@ -24,17 +23,21 @@ class Cell:
       failed: runs that ended without a result.
       published: mean and standard deviation in the papers.
       best: its mean is the highest of the column, and from each other's farther away than noise explains.
+      counted: the text says of how many runs it is, for not all cells are of as many.
     """
 
     values: tuple[float, ...]
     failed: int = 0
     published: tuple[float, float] | None = None
     best: bool = False
+    counted: bool = False
 
     @property
     def text(self) -> str:
         """Mean ± sample standard deviation, and the runs that failed."""
-        return f"{spread(self.values)}, {self.failed} failed" if self.failed else spread(self.values)
+        number = f" (n = {len(self.values)})" if self.counted and self.values else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{spread(self.values)}{number}{failed}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def compare(runs: Iterable[Run]) -> list[Table]:
     found: dict[str, dict[tuple[str, str], Cell]] = {}
     for run in runs:
         cells, place = found.setdefault(run.network, {}), (run.dataset, run.label)
-        cell = cells.get(place) or Cell((), published=published(run.experiment, run.dataset, run.recipe))
+        # Where alpha or beta is varied, a figure of the papers is none of all the points.
+        varied = any(f"{name}=" in run.setting for name in ("alpha", "beta"))
+        reported = None if varied else published(run.experiment, run.dataset, run.recipe)
+        cell = cells.get(place) or Cell((), published=reported)
         added = {"failed": cell.failed + 1} if run.failed else {"values": (*cell.values, run.top1)}
         cells[place] = replace(cell, **added)
     return [_table(network, cells) for network, cells in found.items()]
@@ -71,6 +77,8 @@ def compare(runs: Iterable[Run]) -> list[Table]:
 def _table(network: str, cells: Mapping[tuple[str, str], Cell]) -> Table:
     datasets = tuple(dict.fromkeys(dataset for dataset, _ in cells))
     labels = tuple(dict.fromkeys(label for _, label in cells))
+    uneven = len({len(cell.values) for cell in cells.values() if cell.values}) > 1
+    cells = {place: replace(cell, counted=uneven) for place, cell in cells.items()}
     columns = {dataset: _mark_best({label: cells.get((dataset, label)) for label in labels}) for dataset in datasets}
     rows = tuple(Row(label, tuple(columns[dataset][label] for dataset in datasets)) for label in labels)
     notes = _notes([cell for row in rows for cell in row.cells if cell])
@@ -78,9 +86,9 @@ def _table(network: str, cells: Mapping[tuple[str, str], Cell]) -> Table:
 
 
 def _notes(cells: Sequence[Cell]) -> tuple[str, ...]:
-    counts = sorted({len(cell.values) for cell in cells if cell.values})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0] if counts else 0}"
-    notes = [f"At the last step, mean ± sample standard deviation, n = {seeds}."]
+    counts = {len(cell.values) for cell in cells if cell.values}
+    number = f" over n = {counts.pop()} seeds" if len(counts) == 1 else " over n seeds"
+    notes = [f"At the last step, mean ± sample standard deviation{number}."]
     if any(cell.best for cell in cells):
         notes.append(f"Bold: better than each other by Welch's t-test, two-sided, p < {SIGNIFICANCE:g}.")
     elif sum(len(cell.values) > 1 for cell in cells) > 1:
@@ -91,14 +99,15 @@ def _notes(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 
 def _mark_best(column: Mapping[str, Cell | None]) -> dict[str, Cell | None]:
-    """Marks the highest mean, if every other recipe's is significantly lower."""
+    """Marks the highest mean, if every other recipe's is significantly lower; runs that failed might lower it."""
     values = {label: cell.values for label, cell in column.items() if cell and cell.values}
     if not values:
         return dict(column)
     best = max(values, key=lambda label: statistics.fmean(values[label]))
     alone = len(values) > 1 and all(label == best or differ(values[best], values[label]) for label in values)
     return {
-        label: replace(cell, best=True) if cell and alone and label == best else cell for label, cell in column.items()
+        label: replace(cell, best=True) if cell and alone and label == best and not cell.failed else cell
+        for label, cell in column.items()
     }
 
 
@@ -121,23 +130,21 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-Style = Callable[[Cell], str]
-
-
-def _lines(table: Table, style: Style) -> list[list[str]]:
+def _lines(table: Table) -> list[list[str]]:
     """Head and rows; a data set for which the papers have figures gets a second column."""
-    shown = [
+    both = [
         any(cell and cell.published for cell in column) for column in zip(*(r.cells for r in table.rows), strict=True)
     ]
     head = ["recipe"]
-    for name, both in zip(table.columns, shown, strict=True):
-        head += [name, "published"] if both else [name]
+    for name, two in zip(table.columns, both, strict=True):
+        head += [name, "published"] if two else [name]
     lines = [head]
     for row in table.rows:
         line = [row.label]
-        for cell, both in zip(row.cells, shown, strict=True):
-            line.append(style(cell) if cell else "")
-            if both:
+        for cell, two in zip(row.cells, both, strict=True):
+            shown = cell.text if cell else ""
+            line.append(rendering.bold(shown) if cell and cell.best else shown)
+            if two:
                 line.append("{:.4g} ± {:.1f}".format(*cell.published) if cell and cell.published else "")
         lines.append(line)
     return lines
@@ -145,60 +152,22 @@ def _lines(table: Table, style: Style) -> list[list[str]]:
 
 def markdown(table: Table) -> str:
     """The table without its title, and its notes below."""
-    head, *rows = _lines(table, lambda cell: f"**{cell.text}**" if cell.best else cell.text)
-    lines = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
-    return "\n".join([*lines, "", " ".join(table.notes)])
+    return f"{rendering.to_markdown(_lines(table))}\n\n{' '.join(table.notes)}"
 
 
 def text(table: Table) -> str:
-    """The table for a terminal; the best is marked by a star."""
-    lines = _lines(table, lambda cell: f"{cell.text} *" if cell.best else cell.text)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = [
-        "  ".join(
-            [
-                f"  {line[0]:<{widths[0]}}",
-                *(f"{word:>{width}}" for word, width in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
-        for line in lines
-    ]
-    notes = [note.replace("Bold:", "*:") for note in table.notes]
-    return "\n".join([f"{table.title}", "", *shown, "", *notes])
-
-
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"} | {c: f"\\{c}" for c in "_%&#${}"}
-
-
-def _to_latex(words: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in words)
+    """The table for a terminal."""
+    notes = (note.replace("Bold:", "*:") for note in table.notes)
+    return "\n".join([table.title, "", rendering.to_text(_lines(table)), "", *notes])
 
 
 def latex(table: Table) -> str:
     """A `table` float; it needs the package booktabs."""
-    style: Style = lambda cell: f"\0{cell.text}\1" if cell.best else cell.text  # noqa: E731
-    head, *rows = ([_to_latex(word) for word in line] for line in _lines(table, style))
-    body = [" & ".join(line).replace("\0", r"\textbf{").replace("\1", "}") + r" \\" for line in (head, *rows)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_to_latex(f'{table.title}. ' + ' '.join(table.notes))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\toprule",
-            body[0],
-            r"\midrule",
-            *body[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+    return rendering.to_latex(_lines(table), " ".join([f"{table.title}.", *table.notes]))
 
 
 def csv(table: Table) -> str:
     """A line a recipe and data set, with all digits and every seed's value."""
-    file = io.StringIO()
     published_as = ("published mean", "published deviation")
     head = ("data set", "recipe", "mean", "deviation", "runs", "failed", *published_as, "best", "values")
     lines: list[tuple[Any, ...]] = [head]
@@ -210,8 +179,7 @@ def csv(table: Table) -> str:
                 counts, reported = (len(cell.values), cell.failed), cell.published or ("", "")
                 values = " ".join(map(repr, cell.values))
                 lines.append((dataset, row.label, mean, deviation, *counts, *reported, int(cell.best), values))
-    csv_format.writer(file, lineterminator="\n").writerows(lines)
-    return file.getvalue()
+    return rendering.to_csv(lines)
 
 
 def provenance(summary: Mapping[str, Any]) -> str:

@@ -98,7 +98,7 @@ def trials(
     return made
 
 
-def choose(tried: Sequence[Trial], progress: Progress, file: Path) -> Variant:
+def choose(search: Search, tried: Sequence[Trial], progress: Progress, file: Path) -> Variant:
     """The recipe with the settings of the best mean over the folds; of equally good ones the smallest.
 
     A point of which a fold failed, for the loss blew up, is out.
@@ -111,7 +111,8 @@ def choose(tried: Sequence[Trial], progress: Progress, file: Path) -> Variant:
     """
     whole = [trial for trial in tried if len(trial.top1(progress)) == len(trial.jobs)]
     if not whole:
-        fault = next(iter(progress.faults.values()), "")
+        own = [job.workdir for trial in tried for job in trial.jobs]
+        fault = next((progress.faults[workdir] for workdir in own if workdir in progress.faults), "")
         raise UserError(f"Cross-validation of {tried[0].variant.recipe} failed at every point of its grid: {fault}")
     best = max(whole, key=lambda trial: (statistics.fmean(trial.top1(progress)), [-v for v in trial.point.values()]))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ def choose(tried: Sequence[Trial], progress: Progress, file: Path) -> Variant:
         {"settings": dict(trial.point), "top1": trial.top1(progress), "folds": len(trial.jobs)} for trial in tried
     ]
     write_json(file, {"recipe": best.variant.recipe, "chosen": dict(best.point), "points": points})
-    return best.variant
+    return replace(best.variant, settings={**best.variant.settings, "cross_validated": "+".join(search.names)})
 
 
 Run = Callable[[Sequence[Job]], Progress]
@@ -131,29 +132,33 @@ def settled(
     variants: Sequence[Variant],
     *,
     networks: Sequence[str],
-    seed: int,
+    seeds: Sequence[int],
     settings: Mapping[str, Any],
     root: Path,
     run: Run,
-) -> tuple[dict[str, list[Variant]], list[str]]:
-    """The variants of each network with what was chosen for it, and a sentence about each that could not be settled.
+) -> tuple[dict[tuple[str, int], list[Variant]], list[str]]:
+    """The variants with what was chosen, by network and seed, and a sentence about each that could not be settled.
 
     Args:
+      seeds: for each of which is chosen, on its own labelled images.
       run: runs jobs.
     """
     everything = {
-        (network, number): trials(search, config, variant, network=network, seed=seed, settings=settings, root=root)
+        (network, seed, variant): trials(
+            search, config, variant, network=network, seed=seed, settings=settings, root=root
+        )
         for network in networks
-        for number, variant in enumerate(variants)
+        for seed in seeds
+        for variant in variants
     }
     progress = run([job for tried in everything.values() for trial in tried for job in trial.jobs])
-    made: dict[str, list[Variant]] = {network: [] for network in networks}
+    made: dict[tuple[str, int], list[Variant]] = {(network, seed): [] for network in networks for seed in seeds}
     faults = []
-    for (network, number), tried in everything.items():
-        variant = variants[number]
+    for (network, seed, variant), tried in everything.items():
+        parts = (network, variant.recipe, variant.told, f"seed{seed}")
+        file = root / FOLDER / f"{'-'.join(part for part in parts if part)}.json"
         try:
-            file = root / FOLDER / f"{'-'.join(part for part in (network, variant.recipe, variant.told) if part)}.json"
-            made[network].append(choose(tried, progress, file) if tried else variant)
+            made[network, seed].append(choose(search, tried, progress, file) if tried else variant)
         except UserError as error:
-            faults.append(f"{network}: {error}")
+            faults.append(f"{network}, seed {seed}: {error}")
     return made, faults

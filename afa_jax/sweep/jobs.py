@@ -94,7 +94,7 @@ def plan(
         for network in networks or (own,):
             file, chosen = config, dict(common)
             if network != own and takes_network(config):
-                file = f"{config}:{network}"
+                file = f"{config.partition(':')[0]}:{network}"
             elif network != own:
                 chosen["network"] = network
             for variant in variants:
@@ -112,7 +112,7 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
 def takes_network(config: str) -> bool:
     """Whether the config wants to be told the network (`configs/x.py:network`), to set what goes with it."""
     try:
-        body = ast.parse(Path(config).read_text(encoding="utf-8")).body
+        body = ast.parse(Path(config.partition(":")[0]).read_text(encoding="utf-8")).body
     except (OSError, SyntaxError):
         return False  # which is told when it is read as a config
     return any(isinstance(node, ast.FunctionDef) and node.name == "get_config" and node.args.args for node in body)

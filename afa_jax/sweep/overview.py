@@ -32,11 +32,14 @@ class Overview:
         if self._before < 0:
             self._before = len(ended)  # finished before
             self._told = {job.workdir for job in ended}
-            self._console.print(f"{self._title}: {len(progress.jobs)} runs, {self._before} of them finished already.")
+            self._console.print(
+                f"{self._title}: {len(progress.jobs)} runs, {self._before} of them finished already.", soft_wrap=True
+            )
         for job in ended:
             if job.workdir not in self._told:
                 self._told.add(job.workdir)
-                self._console.print(f"[{len(self._told)}/{len(progress.jobs)}] {_outcome(job, progress)}", markup=False)
+                told = f"[{len(self._told)}/{len(progress.jobs)}] {_outcome(job, progress)}"
+                self._console.print(told, markup=False, soft_wrap=True)
         if self._live and (time.monotonic() - self._drawn > REFRESH or len(ended) == len(progress.jobs)):
             self._drawn = time.monotonic()
             self._live.update(self._draw(progress, len(ended)), refresh=True)

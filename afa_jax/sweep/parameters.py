@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from afa_jax import trees
 from afa_jax.models import zoo
+from afa_jax.report.published import PARAMETERS
 from afa_jax.transfer.attention import ChannelAttention, SpatialAttention
 
 CLASSES = 1000
@@ -26,8 +27,10 @@ def parameter_counts(network: str, taps: int = 4) -> tuple[int, int, int]:
     return trees.size(own), trees.size(sams), trees.size(cams)
 
 
-def markdown(networks: Iterable[str]) -> str:
-    """The table, in Markdown."""
-    rows = [(name, *(f"{count:,}" for count in parameter_counts(name))) for name in networks]
-    head = ("network", "parameters", "4 SAMs", "4 CAMs")
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
+def lines(networks: Iterable[str]) -> list[tuple[str, ...]]:
+    """The table, the published figures beside."""
+    rows: list[tuple[str, ...]] = [("network", "parameters", "4 SAMs", "4 CAMs", "published")]
+    for name in networks:
+        counts = (f"{count:,}" for count in parameter_counts(name))
+        rows.append((name, *counts, ", ".join(PARAMETERS.get(name, ()))))
+    return rows

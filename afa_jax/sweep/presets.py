@@ -15,7 +15,7 @@ class Variant:
     """A recipe with settings in place of the config's, by their dotted names."""
 
     recipe: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def without(self, keys: Container[str]) -> "Variant":
         """The variant without its own settings of these names."""

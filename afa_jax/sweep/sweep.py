@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from rich.console import Console
 
 from afa_jax.command_line import read_experiment
 from afa_jax.config import to_json
+from afa_jax.data.catalog import find
 from afa_jax.errors import UserError
-from afa_jax.files import whole
+from afa_jax.files import locked, whole
+from afa_jax.models import weights
 from afa_jax.plan import planned_stages
 from afa_jax.report import figures, tables
+from afa_jax.report.rendering import to_csv, to_latex, to_markdown, to_text
 from afa_jax.report.runs import Run, read_runs, told_apart
 from afa_jax.sweep import cross_validation, parameters
 from afa_jax.sweep.cross_validation import Search
@@ -21,8 +25,7 @@ from afa_jax.sweep.jobs import Job, plan
 from afa_jax.sweep.overview import overview
 from afa_jax.sweep.presets import Preset
 from afa_jax.sweep.work import Progress, run_jobs
-
-LOGS = "logs"
+from afa_jax.transfer.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -63,42 +66,73 @@ def sweep(wanted: Sweep, output: Path, console: Console) -> list[str]:
     _refuse_fixed(wanted)
     if not wanted.preset.variants:
         return _count_parameters(wanted, output, console)
-
-    def run(title: str, jobs: Sequence[Job], logs: Path) -> Progress:
-        with overview(title, console) as look:
-            return run_jobs(jobs, parallel=wanted.parallel, logs=logs, look=look)
-
     jobs: list[Job] = []
     faults: list[str] = []
-    for config, root in wanted.configs.items():
-        own = read_experiment(config, [f"--config.{key}={value}" for key, value in wanted.settings.items()])
-        networks = list(dict.fromkeys(wanted.networks or (own.network, *wanted.preset.networks)))
-        variants = [variant.without(wanted.settings) for variant in wanted.preset.variants]
-        settled, common = {network: variants for network in networks}, dict(wanted.settings)
-        if wanted.search:
-            settled, problems = cross_validation.settled(
-                wanted.search,
-                config,
-                variants,
-                networks=networks,
-                seed=own.seed,
-                settings=common,
-                root=root,
-                run=lambda trials, root=root: run("Cross-validation", trials, root / LOGS),
-            )
-            faults += problems
-        seeds = range(own.seed, own.seed + (wanted.seeds or own.seeds))
-        for network, chosen in settled.items():
-            jobs += plan(config, chosen, networks=[network], seeds=seeds, settings=common, root=root)
-    # Seed by seed over all configs and networks, so that an early look sees every one of them.
-    jobs.sort(key=lambda job: job.experiment.seed)
-    progress = run(wanted.preset.title, jobs, output / LOGS)
-    faults += [f"{workdir} failed: {fault}" for workdir, fault in progress.faults.items()]
-    return faults + _show(wanted, jobs, progress, output, console)
+    with ExitStack() as locks:
+        for config, root in wanted.configs.items():
+            planned, problems = _plan(wanted, config, root, console, locks)
+            jobs, faults = jobs + planned, faults + problems
+        # Seed by seed over all configs and networks, so that an early look sees every one of them.
+        jobs.sort(key=lambda job: job.experiment.seed)
+        progress = _run(wanted.preset.title, jobs, wanted.parallel, console)
+        faults += [f"{workdir} failed: {fault}" for workdir, fault in progress.faults.items()]
+        return faults + _show(wanted, jobs, progress, output, console)
+
+
+def _run(title: str, jobs: Sequence[Job], parallel: int, console: Console) -> Progress:
+    with overview(title, console) as look:
+        return run_jobs(jobs, parallel=parallel, look=look)
+
+
+def _plan(wanted: Sweep, config: str, root: Path, console: Console, locks: ExitStack) -> tuple[list[Job], list[str]]:
+    """The runs of one config, whose settings are chosen first if that is wanted, and what failed at it."""
+    common = dict(wanted.settings)
+    own = read_experiment(config, [f"--config.{key}={value}" for key, value in common.items()])
+    networks = list(dict.fromkeys(wanted.networks or (own.network, *wanted.preset.networks)))
+    variants = [variant.without(common) for variant in wanted.preset.variants]
+    seeds = range(own.seed, own.seed + (wanted.seeds or own.seeds))
+    jobs = plan(config, variants, networks=networks, seeds=seeds, settings=common, root=root)
+    _check_weights(config, jobs)
+    try:
+        locks.enter_context(locked(root / ".sweep.lock", wait=False))
+    except BlockingIOError as error:
+        raise UserError(f"Another sweep is at work in {root}: wait for it, or choose another --workdir.") from error
+    if not wanted.search:
+        return jobs, []
+    choices, faults = cross_validation.settled(
+        wanted.search,
+        config,
+        variants,
+        networks=networks,
+        # Where the seed draws the test images, those of one are trained on with another.
+        seeds=seeds if find(own.data.name).seeded else seeds[:1],
+        settings=common,
+        root=root,
+        run=lambda trials: _run("Cross-validation", trials, wanted.parallel, console),
+    )
+    jobs = []
+    for network in networks:
+        for seed in seeds:
+            chosen = choices.get((network, seed), choices[network, seeds[0]])
+            jobs += plan(config, chosen, networks=[network], seeds=[seed], settings=common, root=root)
+    return jobs, faults
+
+
+def _check_weights(config: str, jobs: Sequence[Job]) -> None:
+    """Refuses source weights that a network does not have, before hours are spent on the others."""
+    for job in jobs:
+        e = job.experiment
+        if e.source.weights != "train" and RECIPES[e.recipe].start == "source":
+            try:
+                weights.find(e.network, e.source.weights)
+            except UserError as error:
+                raise UserError(f"{config}: {error} Or leave {e.network} out with --networks.") from error
 
 
 def _refuse_fixed(wanted: Sweep) -> None:
     """Refuses a setting that would make two of the preset's variants the same."""
+    if "data.fold" in wanted.settings:
+        raise UserError("config.data.fold is a run of cross-validation, which makes no table: leave it out.")
     left = [(v.recipe, v.without(wanted.settings).told) for v in wanted.preset.variants]
     twice = [variant for variant, count in Counter(left).items() if count > 1]
     if twice:
@@ -108,11 +142,12 @@ def _refuse_fixed(wanted: Sweep) -> None:
 
 
 def _count_parameters(wanted: Sweep, output: Path, console: Console) -> list[str]:
-    own = [read_experiment(config).network for config in wanted.configs]
-    networks = wanted.networks or dict.fromkeys((*own, *wanted.preset.networks))
-    table = parameters.markdown(networks)
-    console.print(f"{wanted.preset.title}\n\n{table}", markup=False, soft_wrap=True)
-    _write(output / f"{wanted.name}.md", table)
+    flags = [f"--config.{key}={value}" for key, value in wanted.settings.items()]
+    own = [read_experiment(config, flags).network for config in wanted.configs]
+    lines = parameters.lines(wanted.networks or dict.fromkeys((*own, *wanted.preset.networks)))
+    console.print(f"{wanted.preset.title}\n\n{to_text(lines)}", markup=False, soft_wrap=True, highlight=False)
+    written = {"md": to_markdown(lines), "tex": to_latex(lines, wanted.preset.title), "csv": to_csv(lines)}
+    _write(output / wanted.name, written)
     return []
 
 
@@ -124,8 +159,8 @@ def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, 
     for table in tables.compare(told_apart([*runs, *failed])):
         console.print(f"\n{tables.text(table)}", markup=False, soft_wrap=True, highlight=False)
         if "table" in wanted.preset.shows:
-            for ending, written in (("md", tables.markdown), ("tex", tables.latex), ("csv", tables.csv)):
-                _write(output / f"{wanted.name}-{table.network}.{ending}", written(table))
+            written = {"md": tables.markdown(table), "tex": tables.latex(table), "csv": tables.csv(table)}
+            _write(output / f"{wanted.name}-{table.network}", written)
     for kind in figures.KINDS:
         if kind.name in wanted.preset.shows:
             problems += _draw(kind, runs, output / wanted.name)
@@ -152,7 +187,8 @@ def _draw(kind: figures.Kind, runs: Sequence[Run], base: Path) -> list[str]:
     return problems
 
 
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as partial:
-        partial.write_text(f"{text.rstrip()}\n", encoding="utf-8")
+def _write(base: Path, written: Mapping[str, str]) -> None:
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for ending, text in written.items():
+        with whole(base.with_name(f"{base.name}.{ending}")) as partial:
+            partial.write_text(f"{text.rstrip()}\n", encoding="utf-8")

@@ -2,14 +2,18 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from afa_jax.sweep.jobs import Job
 from afa_jax.training import preemption
+
+PATIENCE = 120.0
+"""Seconds that a run has to save when the sweep is asked to stop."""
 
 State = Literal["waiting", "running", "finished", "failed"]
 
@@ -30,16 +34,15 @@ class Progress:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, parallel: int, logs: Path, look: Callable[[Progress], None] = lambda progress: None
+    jobs: Sequence[Job], *, parallel: int, look: Callable[[Progress], None] = lambda progress: None
 ) -> Progress:
     """Runs what is missing, goes on with what was interrupted, and leaves alone what is finished.
 
     A run that fails does not stop the others. With several devices in `CUDA_VISIBLE_DEVICES` each of the runs that are
-    under way together gets one.
+    under way together gets one. What a run says is added to its file in `logs`, in the root of its job.
 
     Args:
       parallel: how many at a time.
-      logs: a folder, in which each run has a file for all that it says.
       look: is shown where the jobs are, again and again.
 
     Raises:
@@ -51,59 +54,77 @@ def run_jobs(
             progress.summaries[job.workdir] = summary
         progress.states[job.workdir] = "finished" if summary else "waiting"
     waiting = [job for job in jobs if progress.states[job.workdir] == "waiting"]
-    working: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
-    told: set[Path] = set()
+    working: dict[int, _Working] = {}
+    asked_at: float | None = None
     try:
         with preemption.deferred():
             while working or (waiting and not preemption.asked()):
                 for slot in range(parallel):
                     if waiting and slot not in working and not preemption.asked():
                         job = waiting.pop(0)
-                        working[slot] = job, _start(job, slot, logs)
+                        working[slot] = _start(job, slot)
                         progress.states[job.workdir] = "running"
                 look(progress)
                 time.sleep(0.1)
-                for slot, (job, process) in list(working.items()):
-                    if process.poll() is not None:
-                        del working[slot]
-                        _end(job, process.returncode, progress, logs)
-                    elif preemption.asked() and job.workdir not in told:
-                        told.add(job.workdir)
-                        process.terminate()
+                for slot in [slot for slot, one in working.items() if one.process.poll() is not None]:
+                    _end(working.pop(slot), progress)
+                if preemption.asked() and asked_at is None:
+                    asked_at = time.monotonic()
+                    for one in working.values():
+                        one.process.terminate()
+                elif asked_at and time.monotonic() - asked_at > PATIENCE:
+                    for one in working.values():
+                        one.process.kill()  # nothing is lost but what came after its last checkpoint
     finally:
-        for _, process in working.values():
-            process.terminate()
+        for one in working.values():
+            one.process.terminate()
     look(progress)
     return progress
 
 
-def _log(logs: Path, job: Job) -> Path:
-    return logs / f"{'+'.join(job.path)}.log"
+# On Linux the kernel sends SIGTERM to a run when the sweep is gone, however it went, so that it saves and ends too.
+_PROGRAM = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+_ENDS_WITH_PARENT = [sys.executable, "-S", "-c", _PROGRAM] if sys.platform == "linux" else []
 
 
-def _start(job: Job, slot: int, logs: Path) -> "subprocess.Popen[bytes]":
+class _Working(NamedTuple):
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    begin: int
+    """Bytes in the log before the process began."""
+
+
+def _start(job: Job, slot: int) -> _Working:
     environment = dict(os.environ)
     devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    logs.mkdir(parents=True, exist_ok=True)
-    with _log(logs, job).open("wb") as log:
-        # In a session of its own: Ctrl-C reaches the sweep, which then asks the runs to save.
-        return subprocess.Popen(
-            job.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    log = job.root / "logs" / f"{'+'.join(job.path)}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [*_ENDS_WITH_PARENT, *job.command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks the runs to save
         )
+        return _Working(job, process, log, file.tell())
 
 
-def _end(job: Job, status: int, progress: Progress, logs: Path) -> None:
+def _end(one: _Working, progress: Progress) -> None:
+    job, status = one.job, one.process.returncode
     summary = job.result() if status == 0 else None
     if summary:
         progress.summaries[job.workdir], progress.states[job.workdir] = summary, "finished"
     elif preemption.asked():
         progress.states[job.workdir] = "waiting"
     else:
-        log = _log(logs, job)
-        said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        text = one.log.read_bytes()[one.begin :].decode(errors="replace")
+        said = [line for line in text.splitlines() if line.strip()]
         own = [line for line in said if line.startswith("afa_jax: ")]
         sentence = (own or said or ["it said nothing."])[-1].removeprefix("afa_jax: ")
         progress.states[job.workdir] = "failed"
-        progress.faults[job.workdir] = f"{sentence} (exit status {status}, {log})"
+        progress.faults[job.workdir] = f"{sentence} (exit status {status}, {one.log})"

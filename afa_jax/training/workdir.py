@@ -114,10 +114,13 @@ def _check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """What differs between two settings, each in words; `prefix` is that of their dotted names."""
+    """What differs between two settings, each in words; `prefix` is that of their dotted names.
+
+    A setting that `found` does not have is newer than it, and does nothing while it is zero or empty.
+    """
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return [] if found == wanted else [f"{prefix.rstrip('.')} is {found!r} there and {wanted!r} here"]
-    keys = sorted(found.keys() | wanted.keys())
+    keys = sorted(found.keys() | {key for key in wanted if key in found or wanted[key]})
     return [d for key in keys for d in differences(found.get(key), wanted.get(key), f"{prefix}{key}.")]
 
 

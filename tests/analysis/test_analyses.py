@@ -13,6 +13,7 @@ from afa_jax.analysis.activations import normalise
 from afa_jax.analysis.analyses import NothingToShow, Options, analyse, analyse_all
 from afa_jax.analysis.trained import TrainedRun
 from afa_jax.errors import UserError
+from afa_jax.report.analyses import READERS
 from tests.analysis import by_hand
 
 TWO = Options(number=2)
@@ -146,5 +147,5 @@ def test_no_run(tmp_path):
 
 
 def test_every_analysis_has_a_file_of_its_own():
-    files = [analysis.file for analysis in analyses.ANALYSES.values()]
+    files = [READERS[analysis.name][0] for analysis in analyses.ANALYSES.values()]
     assert len(set(files)) == len(files)

@@ -36,6 +36,8 @@ def run(
         "seed": seed,
         "taps": taps,
         "tap_layers": "",
+        "steps": 9000,
+        "source": {"weights": "imagenet1k_v1"},
         "schedule": schedule,
         "methods": {name: {"alpha": alpha, "beta": beta} for name in METHODS},
     }

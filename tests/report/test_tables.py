@@ -11,7 +11,8 @@ from scipy.special import stdtr
 from afa_jax.config import default
 from afa_jax.report import tables
 from afa_jax.report.published import PUBLISHED, published
-from afa_jax.report.runs import Run, told_apart
+from afa_jax.report.runs import ORDER, Run, told_apart
+from afa_jax.transfer.recipes import RECIPES
 
 DOGS = "stanford_dogs120"
 
@@ -19,7 +20,8 @@ DOGS = "stanford_dogs120"
 def run(recipe, top1=None, seed=0, **changes):
     """A run with settings by dotted name; without `top1` one that failed."""
     config = default()
-    config.update_from_flattened_dict({"data.name": DOGS, "network": "resnet101", "recipe": recipe, **changes})
+    standard = {"data.name": DOGS, "network": "resnet101", "source.weights": "imagenet1k_v1", "recipe": recipe}
+    config.update_from_flattened_dict({**standard, **changes})
     methods = [recipe] if recipe in config.methods else ["ast", "act"]
     known = {"experiment": config.to_dict(), "recipe": recipe, "seed": seed, "stages": [{"name": m} for m in methods]}
     return Run(Path(recipe), known if top1 is None else {**known, "last_top1": top1 / 100})
@@ -36,7 +38,11 @@ def test_a_recipe_is_a_row_and_a_data_set_a_column():
     l2, afa = table.rows
     assert l2.cells[0].values == pytest.approx((50, 70)) and l2.cells[1] is None
     assert [cell.values for cell in afa.cells] == [pytest.approx((80,)), pytest.approx((90,))]
-    assert l2.cells[0].text == "60.0 ± 14.1" and afa.cells[0].text == "80.0"
+    assert l2.cells[0].text == "60.0 ± 14.1 (n = 2)" and afa.cells[0].text == "80.0 (n = 1)"
+
+
+def test_every_recipe_has_its_place_in_tables():
+    assert set(ORDER) == set(RECIPES) and len(ORDER) == len(RECIPES)
 
 
 def test_networks_have_tables_of_their_own():
@@ -49,6 +55,8 @@ def test_networks_have_tables_of_their_own():
 def test_runs_that_failed_are_told_and_not_averaged():
     (table,) = tables.compare([*several("l2", 50), run("l2", seed=1), run("act"), run("act", seed=1)])
     assert [row.cells[0].text for row in table.rows] == ["50.0, 1 failed", "–, 2 failed"]
+    shown = "\n".join(render(table) for render in (tables.markdown, tables.latex, tables.text))
+    assert shown.count("2 failed") == 3
 
 
 def test_settings_that_differ_among_siblings_are_told():
@@ -76,6 +84,34 @@ def test_two_means_differ_as_welch_says():
         assert tables.differ(a, b) == (welch(a, b) < 0.05)
     assert answers == {True, False}
     assert not tables.differ([1.0], [5.0, 5.1]) and not tables.differ([1.0, 1.0], [5.0, 5.0])
+
+
+def test_a_figure_of_the_papers_is_not_that_of_every_point_of_a_grid():
+    made = [
+        *several("delta", 80, **{"methods.delta.alpha": 0.1}),
+        *several("delta", 81, **{"methods.delta.alpha": 0.2}),
+    ]
+    (table,) = tables.compare(told_apart(made))
+    assert [row.cells[0].published for row in table.rows] == [None, None]
+    (table,) = tables.compare(told_apart([*several("afa", 80, taps=4), *several("afa", 81, taps=8)]))
+    assert [row.cells[0].published for row in table.rows] == [(90.1, 0.0), (89.9, 0.1)]
+
+
+def test_what_cross_validation_chose_does_not_tell_runs_apart():
+    chosen = {"cross_validated": "alpha"}
+    made = [
+        run("ast", 80, 0, **chosen, **{"methods.ast.alpha": 0.1}),
+        run("ast", 82, 1, **chosen, **{"methods.ast.alpha": 0.2}),
+    ]
+    assert [r.label for r in told_apart(made)] == ["ast", "ast"]
+    beta = [run("ast", 80, 0, **chosen), run("ast", 82, 1, **chosen, **{"methods.ast.beta": 0.5})]
+    assert [r.label for r in told_apart(beta)] == ["ast, beta=0.01", "ast, beta=0.5"]
+
+
+def test_unequal_numbers_of_seeds_are_told_in_each_cell_and_failures_win_no_prize():
+    (table,) = tables.compare([*several("l2", 80.0, 80.3, 80.1), *several("afa", 90.0, 90.2), run("afa", seed=2)])
+    assert [row.cells[0].text for row in table.rows] == ["80.1 ± 0.2 (n = 3)", "90.1 ± 0.1 (n = 2), 1 failed"]
+    assert not any(row.cells[0].best for row in table.rows)
 
 
 def best(*groups):
@@ -133,6 +169,9 @@ def test_a_column_without_published_figures_has_no_second_one():
         ("afa", {"data.name": "caltech256", "data.per_class": 20}, None),
         ("delta", {"data.name": "food101", "network": "inception_v3"}, (80.8, 0.2)),
         ("bss", {}, None),
+        ("afa", {"steps": 4500}, None),
+        ("delta", {"schedule": "exponential"}, None),
+        ("afa", {"source.weights": "train"}, None),
     ],
 )
 def test_published_figures(recipe, changes, figure):

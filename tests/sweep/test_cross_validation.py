@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
+import afa_jax.sweep.sweep as module
+from afa_jax.data import catalog
 from afa_jax.errors import UserError
+from afa_jax.plan import data_request
 from afa_jax.sweep.cross_validation import Search, choose, settled, trials
-from afa_jax.sweep.presets import GRID, Variant
+from afa_jax.sweep.presets import GRID, Preset, Variant
 from afa_jax.sweep.work import Progress
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.py")
@@ -47,6 +52,34 @@ def test_no_run_of_the_search_looks_at_the_test_images(tmp_path):
     assert all(job.path[0] == "afa" and job.root == tmp_path / "cross_validation" for job in jobs)
 
 
+def members(split):
+    return {image.tobytes() for image in split.images[np.arange(len(split))]}
+
+
+def test_no_image_that_a_choice_is_made_on_is_tested_by_the_run_it_is_made_for(tmp_path, monkeypatch):
+    """Where the seed draws the test images, each seed chooses for itself."""
+    asked = []
+
+    def run(title, jobs, *others):
+        asked.append(jobs)
+        return Progress(jobs, summaries={job.workdir: {"last_top1": 0.5} for job in jobs})
+
+    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "_show", lambda *others: [])
+    preset = Preset("ast alone", (Variant("ast"),))
+    wanted = module.Sweep("ast", preset, {QUICKSTART: tmp_path}, seeds=2, search=Search(folds=2))
+    assert module.sweep(wanted, tmp_path, Console(quiet=True)) == []
+    searched, jobs = asked
+    assert [job.experiment.seed for job in jobs] == [0, 1] == sorted({job.experiment.seed for job in searched})
+    for job in jobs:
+        data = catalog.load("digits", data_request(job.experiment))
+        assert job.experiment.cross_validated == "alpha" and job.experiment.data.fold == ""
+        for trial in searched:
+            if trial.experiment.seed == job.experiment.seed:
+                part = catalog.load("digits", data_request(trial.experiment))
+                assert not (members(part.train) | members(part.test)) & members(data.test)
+
+
 def outcome(tried, top1):
     """Progress in which the folds of each point have these accuracies; None is a run that failed."""
     progress = Progress([job for trial in tried for job in trial.jobs])
@@ -69,10 +102,11 @@ def outcome(tried, top1):
 )
 def test_the_best_mean_is_chosen_and_written_down(top1, best, tmp_path):
     tried = made(tmp_path)
-    variant = choose(tried, outcome(tried, top1), tmp_path / "choice.json")
-    assert variant.settings == {"methods.ast.alpha": best, "methods.act.alpha": best}
+    variant = choose(Search(("alpha",)), tried, outcome(tried, top1), tmp_path / "choice.json")
+    point = {"methods.ast.alpha": best, "methods.act.alpha": best}
+    assert variant.settings == {**point, "cross_validated": "alpha"}
     kept = json.loads((tmp_path / "choice.json").read_text())
-    assert kept["chosen"] == dict(variant.settings) and kept["recipe"] == "afa"
+    assert kept["chosen"] == point and kept["recipe"] == "afa"
     assert [point["top1"] for point in kept["points"]] == [
         pytest.approx([100 * v for v in values if v is not None]) for values in top1
     ]
@@ -82,19 +116,24 @@ def test_a_recipe_that_fails_everywhere_is_told_and_the_others_go_on(tmp_path):
     def run(jobs):
         progress = Progress(jobs)
         for job in jobs:
-            if job.experiment.recipe == "ast":
-                progress.faults[job.workdir] = "The loss blew up."
+            if job.experiment.recipe in ("ast", "dfa"):
+                progress.faults[job.workdir] = f"The loss of {job.experiment.recipe} blew up."
             else:
                 progress.summaries[job.workdir] = {"last_top1": 0.5}
         return progress
 
-    variants = [Variant("ast"), Variant("act"), Variant("l2")]
+    variants = [Variant("ast"), Variant("act"), Variant("dfa"), Variant("l2")]
     found, faults = settled(
-        Search(), QUICKSTART, variants, networks=["resnet10_small"], seed=0, settings={}, root=tmp_path, run=run
+        Search(), QUICKSTART, variants, networks=["resnet10_small"], seeds=[0], settings={}, root=tmp_path, run=run
     )
-    assert found == {"resnet10_small": [Variant("act", {"methods.act.alpha": 1e-4}), Variant("l2")]}
-    assert faults == ["resnet10_small: Cross-validation of ast failed at every point of its grid: The loss blew up."]
+    chosen = Variant("act", {"methods.act.alpha": 1e-4, "cross_validated": "alpha"})
+    assert found == {("resnet10_small", 0): [chosen, Variant("l2")]}
+    assert faults == [
+        f"resnet10_small, seed 0: Cross-validation of {name} failed at every point of its grid: "
+        f"The loss of {name} blew up."
+        for name in ("ast", "dfa")
+    ]
     with pytest.raises(UserError, match="failed at every point"):
         tried = made(tmp_path)
-        choose(tried, outcome(tried, [(None,) * 3] * 2), tmp_path / "none.json")
+        choose(Search(), tried, outcome(tried, [(None,) * 3] * 2), tmp_path / "none.json")
     assert not (tmp_path / "none.json").exists()

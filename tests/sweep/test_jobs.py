@@ -9,6 +9,7 @@ from afa_jax.config import to_json
 from afa_jax.data.catalog import CATALOG
 from afa_jax.errors import UserError
 from afa_jax.plan import run_identity
+from afa_jax.report.figures import KINDS
 from afa_jax.sweep.jobs import plan, takes_network
 from afa_jax.sweep.parameters import parameter_counts
 from afa_jax.sweep.presets import GRID, PRESETS, Variant
@@ -41,6 +42,8 @@ def test_a_config_that_wants_the_network_is_told_it(tmp_path):
     assert job.config == f"{DOGS}:mobilenet_v2" and job.experiment.network == "mobilenet_v2"
     assert [job.experiment.methods[m]["alpha"] for m in ("ast", "act")] == [0.09, 0.04]
     quickstart = str(CONFIGS / "quickstart.py")
+    (job,) = plan(f"{DOGS}:resnet101", [Variant("afa")], networks=["mobilenet_v2"], root=tmp_path)
+    assert job.config == f"{DOGS}:mobilenet_v2" and job.experiment.methods["ast"]["alpha"] == 0.09
     assert takes_network(DOGS) and not takes_network(quickstart)
     (job,) = plan(quickstart, [Variant("afa")], networks=["resnet18"], root=tmp_path)
     assert "--config.network=resnet18" in job.command and job.experiment.network == "resnet18"
@@ -69,6 +72,10 @@ def test_every_preset_can_be_planned_on_every_benchmark(name, tmp_path):
         jobs = plan(str(config), preset.variants, networks=networks, root=tmp_path)
         assert len(jobs) == len(preset.variants) * max(1, len(networks)) == len(set(paths(jobs)))
         assert all(job.experiment.data.name in CATALOG for job in jobs)
+
+
+def test_what_presets_show_exists():
+    assert {name for preset in PRESETS.values() for name in preset.shows} <= {"table", *(kind.name for kind in KINDS)}
 
 
 def test_presets_name_what_the_papers_say(tmp_path):

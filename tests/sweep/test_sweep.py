@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from afa_jax.files import locked
+from afa_jax.main import main
+from afa_jax.sweep.presets import PRESETS
 from tests import processes
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +45,8 @@ def no_signals(monkeypatch):
         (["--recipes", "l2", "--config.stops=3"], "There is no setting config.stops"),
         (["--recipes", "l2", "--sedes=3"], "The argument '--sedes=3' means nothing here"),
         (["--recipes", "l2", "--networks", "resnet19"], "config.network is 'resnet19'"),
+        (["--recipes", "l2", "--config.data.fold=1/5"], "config.data.fold is a run of cross-validation"),
+        (["--recipes", "l2", "--config.source.weights=imagenet1k"], "leave resnet10_small out with --networks"),
         (["--preset", "afa/table11", "--config.taps=4"], "config.taps is what afa-table11 varies: leave it out"),
     ],
 )
@@ -57,8 +62,79 @@ def test_numbers_of_parameters_need_no_run(capsys, tmp_path):
     status, out, _ = tool(
         capsys, "--config", config, "--preset", "afa/table6", "--networks", "mobilenet_v2", "--workdir", tmp_path
     )
-    assert status == 0 and "| mobilenet_v2 | 3,504,872 | 56,791 | 28,358 |" in out
-    assert "| mobilenet_v2 | 3,504,872 | 56,791 | 28,358 |" in (tmp_path / "afa-table6.md").read_text()
+    assert status == 0 and "3,504,872" in out
+    shown = "| mobilenet_v2 | 3,504,872 | 56,791 | 28,358 | 3.50M, 0.06M, 0.03M |"
+    assert shown in (tmp_path / "afa-table6.md").read_text()
+    assert {file.suffix for file in tmp_path.glob("afa-table6*")} == {".md", ".tex", ".csv"}
+
+
+def test_an_unwritable_place_is_a_sentence(capsys, tmp_path):
+    config, place = processes.config(tmp_path / "config"), tmp_path / "file"
+    place.touch()
+    for more in (["--recipes", "l2"], ["--preset", "afa/table6"]):
+        status, _, err = tool(capsys, "--config", config, *more, "--workdir", place)
+        assert status == 2 and err.count("\n") == 1 and "cannot be written" in err
+
+
+def test_two_sweeps_in_one_place_and_two_configs_of_one_name_are_refused(capsys, tmp_path):
+    config, root = processes.config(tmp_path / "config"), tmp_path / "runs"
+    with locked(root / ".sweep.lock", wait=False):
+        status, _, err = tool(capsys, "--config", config, "--recipes", "l2", "--workdir", root)
+    assert status == 2 and f"Another sweep is at work in {root}" in err
+    other = processes.config(tmp_path / "other")
+    status, _, err = tool(capsys, "--config", config, other, "--recipes", "l2", "--workdir", root)
+    assert status == 2 and "have one name" in err
+
+
+class Ended:
+    """A run that has been, in this process."""
+
+    def __init__(self, command, **others):
+        arguments = command[command.index("afa_jax.main") :]
+        self.returncode = main(arguments)
+
+    def poll(self):
+        return self.returncode
+
+    terminate = kill = None
+
+
+_TINY_RESNET = ["--config.data.image_size=16", "--config.data.resize=16", "--config.steps=2"]
+SMALL = {
+    # The settings that make a preset small enough, in place of the papers' sizes; what it varies stays.
+    "afa/table11": ["--networks", "resnet18", *_TINY_RESNET],
+    "delta/table2": ["--config.data.resize=10"],
+    "delta/fig4": ["--config.convention=normalised"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_its_table_or_figure(name, capsys, small, monkeypatch):
+    """On letters to digits, with few steps; runs that presets have in common are made once."""
+    config, root = small
+    monkeypatch.setattr("afa_jax.sweep.work.subprocess.Popen", Ended)
+    monkeypatch.setattr("afa_jax.sweep.work.time.sleep", lambda seconds: None)
+    more = ["--networks", "resnet10_small"] if PRESETS[name].networks else []
+    given = ["--config", config, "--preset", name, *more, *SMALL.get(name, []), "--workdir", root, "--seeds", 1]
+    status, _, err = tool(capsys, *given, "--config.eval_every=4")
+    assert status == 0, err
+    base = name.replace("/", "-")
+    if name == "afa/table6":
+        assert (root / "afa-table6.md").exists()
+    if "table" in PRESETS[name].shows and PRESETS[name].variants:
+        (file,) = root.glob(f"{base}-*.md")
+        rows = file.read_text().splitlines()[2:]
+        assert sum(row.startswith("| ") for row in rows) == len(PRESETS[name].variants), rows
+    if set(PRESETS[name].shows) - {"table"}:
+        assert (root / f"{base}.svg").exists() and (root / f"{base}.png").stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets")
+    changes = {"source.weights": "train", "data.per_class": 3, "log_every": 1}
+    return processes.config(folder / "config", "l2", **changes), folder / "runs"
 
 
 def start(said, *arguments):

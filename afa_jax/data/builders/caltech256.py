@@ -67,4 +67,4 @@ def load(request: Request) -> Dataset:
     return replace(data, train=data.train.take(np.sort(train)), test=data.test.take(np.sort(test)))
 
 
-DATASETS = {"caltech256": Builder(load)}
+DATASETS = {"caltech256": Builder(load, seeded=True)}

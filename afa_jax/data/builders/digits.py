@@ -35,4 +35,4 @@ def load(request: Request) -> Dataset:
     )
 
 
-DATASETS = {"digits": Builder(load, mirrored=False)}
+DATASETS = {"digits": Builder(load, mirrored=False, seeded=True)}

@@ -129,4 +129,4 @@ def _source(root: Path, classes: tuple[str, ...], split: str, pictures: Mapping[
     return Source(f"{root.name}-{split}", key, partial(Files, classes, len(named), read))
 
 
-DATASETS = {"image_folder": Builder(load)}
+DATASETS = {"image_folder": Builder(load, seeded=True)}

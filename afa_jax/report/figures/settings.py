@@ -16,8 +16,8 @@ from matplotlib.patches import Rectangle
 from afa_jax.errors import UserError
 from afa_jax.report.curves import grouped, one_task
 from afa_jax.report.figures.style import COLOURS, described, legend, looks, mean_deviation, panels, styled
+from afa_jax.report.grouping import apart
 from afa_jax.report.runs import Run
-from afa_jax.report.settings import apart
 from afa_jax.report.tables import spread
 
 PER_CLASS = "data.per_class"

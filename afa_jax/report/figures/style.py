@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from afa_jax.files import whole
+
 # Okabe and Ito's colours; yellow is left out, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -99,4 +101,5 @@ def save(figure: Figure, path: Path, title: str = "") -> None:
     """Writes `path` with the endings `.svg` and `.png`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for kind in FORMATS:
-        path.with_suffix(f".{kind}").write_bytes(rendered(figure, kind, title))
+        with whole(path.with_name(f"{path.name}.{kind}")) as partial:
+            partial.write_bytes(rendered(figure, kind, title))

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from afa_jax.errors import UserError
 from afa_jax.report.curves import METRICS, SPLITS, Curve, boundaries, grouped, one_task, together
 from afa_jax.report.figures.style import LINES, Look, described, legend, looks, panels, styled
+from afa_jax.report.grouping import apart
 from afa_jax.report.runs import Run
-from afa_jax.report.settings import apart
 from afa_jax.report.tables import spread
 
 _FEW = 30

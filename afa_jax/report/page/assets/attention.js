@@ -19,7 +19,7 @@ function startAttention() {
   }
 
   function choices() {
-    again(chooser.photo, run().photos.map((one, i) => `${i + 1}: ${one.true}, ${one.name}`));
+    again(chooser.photo, run().photos.map((one, i) => [`${i + 1}`, [one.true, one.name].filter(Boolean).join(", ")].join(": ")));
     again(chooser.stage, unique(photo().overlays.map((one) => one.stage)));
     again(chooser.tap, unique(photo().overlays.filter((one) => one.stage === shown(chooser.stage)).map(layer)));
     show();
@@ -30,11 +30,12 @@ function startAttention() {
     const overlay = now.overlays.find((one) => one.stage === shown(chooser.stage) && layer(one) === shown(chooser.tap));
     const sure = `${(100 * now.probability).toFixed(1)} %`;
     const right = now.true === now.predicted;
-    const base = make("img", { src: pictures[now.picture], alt: `Photo ${now.name}, class ${now.true}, seen as ${now.predicted} with probability ${sure}` });
+    const verdict = now.true === null ? "Seen as" : right ? "Rightly seen as" : "Wrongly seen as";
+    const base = make("img", { src: pictures[now.picture], alt: `Photo ${now.name}${now.true === null ? "" : `, class ${now.true}`}, seen as ${now.predicted} with probability ${sure}` });
     stack.replaceChildren(base);
     told.replaceChildren(
-      make("h3", {}, now.true),
-      make("p", right ? {} : { class: "wrong" }, `${right ? "Rightly" : "Wrongly"} seen as ${now.predicted}, with probability ${sure}.`),
+      make("h3", {}, now.true ?? now.predicted),
+      make("p", now.true === null || right ? {} : { class: "wrong" }, `${verdict} ${now.predicted}, with probability ${sure}.`),
       make("p", { class: "note" }, now.name),
     );
     if (!overlay) {
