@@ -9,6 +9,7 @@ from typing import Any
 
 from afa_jax.errors import UserError
 
+_OWN_PICTURES = ("image_folder", "identities")  # data sets whose folder says which they are
 _NEEDED = ("experiment", "recipe", "seed", "stages", "last_top1", "parameters", "command", "finished")
 
 
@@ -48,7 +49,7 @@ class Run:
     def dataset(self) -> str:
         """Its name, that of the folder for a person's own pictures, and the number of labelled images a class."""
         data = self.experiment["data"]
-        name = os.path.basename(os.path.normpath(data["dir"])) if data["name"] == "image_folder" else data["name"]
+        name = os.path.basename(os.path.normpath(data["dir"])) if data["name"] in _OWN_PICTURES else data["name"]
         return f"{name}_{data['per_class']}" if data["per_class"] else name
 
     @property
