@@ -9,6 +9,7 @@ the size of the cache and the class table, and writes a picture with images of e
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,29 @@ import numpy as np
 from afa_jax.config import default, settle
 from afa_jax.data import catalog
 from afa_jax.data.contact_sheet import contact_sheet
-from afa_jax.data.dataset import Dataset
+from afa_jax.data.dataset import Dataset, Split
 from afa_jax.errors import UserError
 from afa_jax.files import cache_folder, whole
 from afa_jax.plan import data_request
 
 
 def describe(data: Dataset) -> str:
-    """Counts of both splits, and of each class."""
-    counts = [np.bincount(split.labels, minlength=len(data.classes)) for split in (data.train, data.test)]
-    width = max(len(name) for name in (*data.classes, "class"))
+    """Counts of both splits, and of each class; those that are held out come last."""
+    names = dict.fromkeys((*data.classes, *data.held_out))
+    width = max(len(name) for name in (*names, "class"))
+    counts = [_counts(data.train, data.classes), _counts(data.test, data.test_classes)]
     lines = [f"{'class':<{width}}  training  test"]
-    lines += [f"{name:<{width}}  {a:>8,}  {b:>4,}" for name, a, b in zip(data.classes, *counts, strict=True)]
-    lines.append(f"{len(data.classes):,} classes, {len(data.train):,} training images, {len(data.test):,} test images")
+    lines += [f"{name:<{width}}  {counts[0].get(name, 0):>8,}  {counts[1].get(name, 0):>4,}" for name in names]
+    held_out = f" and {len(data.held_out):,} held out" if data.held_out else ""
+    images = f"{len(data.train):,} training images, {len(data.test):,} test images"
+    lines.append(f"{len(data.classes):,} classes{held_out}, {images}")
     if data.damaged:
         lines.append(f"{len(data.damaged):,} left out, no images: {', '.join(data.damaged)}")
     return "\n".join(lines)
+
+
+def _counts(split: Split, classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, np.bincount(split.labels, minlength=len(classes)).tolist(), strict=True))
 
 
 def main(argv: list[str]) -> int:

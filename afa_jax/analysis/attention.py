@@ -112,10 +112,10 @@ def predictions(run: TrainedRun, photos: Split) -> list[dict[str, Any]]:
     logits = np.concatenate([out.logits for out in watch(run.target, run.preprocess, photos)]).astype(np.float64)
     likely = np.exp(logits - logits.max(1, keepdims=True))
     likely /= likely.sum(1, keepdims=True)
-    classes = run.data.classes
+    classes, true_classes = run.data.classes, run.data.test_classes
     return [
         {
-            "class": classes[label] if label >= 0 else None,
+            "class": true_classes[label] if label >= 0 else None,
             "predicted": classes[row.argmax()],
             "probability": float(row.max()),
         }

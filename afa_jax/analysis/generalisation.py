@@ -4,6 +4,7 @@ from typing import Any
 
 from afa_jax.analysis.trained import TrainedRun
 from afa_jax.data.dataset import Split
+from afa_jax.errors import UserError
 from afa_jax.evaluation.classification import evaluate
 
 
@@ -26,7 +27,15 @@ def generalisation(run: TrainedRun) -> dict[str, Any]:
 
     Returns:
       `train` and `test`, each with `loss` (mean cross-entropy in nats), `top1` (a share) and `count`, and `gap`.
+
+    Raises:
+      UserError: the test images show classes that are not trained on, of which the network says nothing.
     """
+    if run.data.held_out:
+        raise UserError(
+            f"The test images of {run.experiment.data.name} are of {len(run.data.held_out)} identities that are not "
+            "trained on, so a classification loss on them says nothing: look at verification."
+        )
 
     def judge(split: Split) -> dict[str, float]:
         found = evaluate(run.target.module, run.target.variables, split, run.preprocess, run.experiment.eval_batch_size)

@@ -22,6 +22,7 @@ from PIL import features
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from afa_jax.data.alignment import align
 from afa_jax.data.dataset import Dataset, Request, Split
 from afa_jax.data.images import decode, resize
 from afa_jax.errors import UserError
@@ -43,6 +44,8 @@ class Encoded:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     fault: str = ""
     """Why it could not be read."""
+    landmarks: np.ndarray | None = None
+    """Five points of a face, `[5, 2]`, to which the image is aligned; they must be part of the source's key."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,8 @@ def _decode_all(path: Path, name: str, form: str, size: int, files: Files) -> tu
             return image, None, image.fault
         try:
             decoded = decode(image.data)
-            pixels = resize(decoded, size, form)
+            points = image.landmarks
+            pixels = resize(decoded, size, form) if points is None else align(decoded, points, size)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's plugins raise what they like

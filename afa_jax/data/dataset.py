@@ -66,6 +66,13 @@ class Dataset:
     """Changes with its images and labels; empty where they cannot change."""
     damaged: tuple[str, ...] = ()
     """The files that are no images and were left out, with the reason."""
+    held_out: tuple[str, ...] = ()
+    """Where the test images show classes that are not trained on, as for verification: those classes."""
+
+    @property
+    def test_classes(self) -> tuple[str, ...]:
+        """What the labels of the test split count."""
+        return self.held_out or self.classes
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Request:
       test_fraction: of them that is for testing, where the folder does not say which.
       splits: names of a TFDS data set's splits for training and testing, separated by a comma.
       skip_damaged: files that are no images are left out in place of stopping.
+      held_out: identities that are not trained on but verified, where the folder does not say which.
       fold: (k, n): of n parts of the labelled training images the k-th is tested on and the others are trained on; the
         test images are not looked at. None: no cross-validation.
     """
@@ -96,6 +104,7 @@ class Request:
     test_fraction: float = 0.2
     splits: str = "train,test"
     skip_damaged: bool = False
+    held_out: int = 80
     fold: tuple[int, int] | None = None
 
 
@@ -176,12 +185,16 @@ def limited(data: Dataset, request: Request) -> Dataset:
 def folded(data: Dataset, request: Request) -> Dataset:
     """The training images alone, one fold of them for testing; every fold has the classes in equal shares.
 
+    Where whole classes are held out from training, a fold is of classes and not of images.
+
     Raises:
-      UserError: a class has fewer images than there are folds.
+      UserError: a class has fewer images than there are folds, or there are too few classes to hold out.
     """
     if request.fold is None:
         return data
     k, n = request.fold
+    if data.held_out:
+        return _folded_classes(data, k, n, request.seed)
     labels, held = data.train.labels, []
     order = generator("folds", request.seed).permutation(len(labels))
     for label, name in enumerate(data.classes):
@@ -196,3 +209,27 @@ def folded(data: Dataset, request: Request) -> Dataset:
     tested = np.sort(np.concatenate(held))
     trained = np.setdiff1d(np.arange(len(labels)), tested)
     return replace(data, train=data.train.take(trained), test=data.train.take(tested))
+
+
+def _folded_classes(data: Dataset, k: int, n: int, seed: int) -> Dataset:
+    order = generator("folds", seed).permutation(len(data.classes))
+    tested = np.sort(order[k - 1 :: n])
+    trained = np.setdiff1d(order, tested)
+    if min(len(tested), len(trained)) < 2:
+        raise UserError(
+            f"Cross-validation in {n} parts needs two identities or more in each, and {len(data.classes)} are trained "
+            "on: take fewer parts."
+        )
+    return replace(
+        data,
+        classes=tuple(data.classes[label] for label in trained),
+        train=_of_classes(data.train, trained),
+        held_out=tuple(data.classes[label] for label in tested),
+        test=_of_classes(data.train, tested),
+    )
+
+
+def _of_classes(split: Split, chosen: np.ndarray) -> Split:
+    """The images of the classes `chosen`, ascending, whose places there are their labels."""
+    taken = split.take(np.flatnonzero(np.isin(split.labels, chosen)))
+    return replace(taken, labels=np.searchsorted(chosen, taken.labels).astype(np.int32))

@@ -31,6 +31,7 @@ ORDER = (
     *("ast_fixed", "act_fixed", "afa_fixed_attention"),
 )
 """Of the recipes in tables and legends."""
+_OWN_PICTURES = ("image_folder", "identities")  # data sets whose folder says which they are
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Run:
     def dataset(self) -> str:
         """Its name, that of the folder for a person's own pictures, and the number of labelled images a class."""
         data = self.experiment["data"]
-        name = os.path.basename(os.path.normpath(data["dir"])) if data["name"] == "image_folder" else data["name"]
+        name = os.path.basename(os.path.normpath(data["dir"])) if data["name"] in _OWN_PICTURES else data["name"]
         return f"{name}_{data['per_class']}" if data["per_class"] else name
 
     @property

@@ -72,6 +72,10 @@ class Devices:
         """Of arrays that every device has a copy of, the copy on this host's first device."""
         return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
+    def whole(self, tree: PyTree) -> PyTree:
+        """Of arrays that are spread over the devices, all parts, on this host's first device."""
+        return self.local(_gather()(tree))
+
     def spread(self, batch: Mapping[str, Any]) -> Batch:
         """This host's part of a batch, on its devices, as a step wants it.
 
@@ -153,6 +157,11 @@ def _mesh() -> Mesh:
     # A host's devices lie side by side, so that its part of a batch is one piece.
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), (_AXIS,))
+
+
+@lru_cache(maxsize=1)
+def _gather() -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(_mesh(), PartitionSpec()))
 
 
 @lru_cache(maxsize=32)

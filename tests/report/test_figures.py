@@ -10,7 +10,7 @@ from PIL import Image
 from afa_jax.errors import UserError
 from afa_jax.report import figures
 from afa_jax.report.analyses import ActivationMaps, Found
-from afa_jax.report.figures import analysis, maps, settings, training
+from afa_jax.report.figures import analysis, maps, settings, training, verification
 from afa_jax.report.figures.style import looks
 from tests.report import made
 
@@ -305,6 +305,52 @@ def test_the_map_lies_on_the_grey_photo():
         (0.267004, 0.004874, 0.329415),
     )
     np.testing.assert_allclose(low[0, 0], 0.6 * np.array(high) + 0.4, atol=1e-6)
+
+
+def verified(recipe, seed, curve, impostors=1000, **settings):
+    one = made.run(recipe, seed, **settings)
+    one.summary["verification"] = {
+        "pairs": {"genuine": 50, "impostor": impostors},
+        "tar_at_far": [{"far": far, "tar": tar} for far, tar in curve if far in (0.01, 0.1)],
+        "roc": [list(point) for point in curve],
+    }
+    return one
+
+
+def test_true_against_false_accepts():
+    """Mean over seeds at the rates that all have; dotted where fewer than ten of 1,000 pairs are accepted."""
+    runs = made.labelled(
+        verified("l2", 0, [(0.001, 0.1), (0.01, 0.5), (0.1, 0.7), (1.0, 1.0)]),
+        verified("l2", 1, [(0.01, 0.7), (0.1, 0.8), (1.0, 1.0)], impostors=900),
+        verified("afa", 0, [(0.001, 0.4), (0.01, 0.8), (0.1, 0.9), (1.0, 1.0)]),
+        made.run("delta"),
+    )
+    figure = verification.roc(runs)
+    panel = figure.axes[0]
+    assert panel.get_xscale() == "log" and set(lines(panel)) == {"l2", "afa"}
+    assert lines(panel)["afa"] == ([0.01, 0.1, 1], [80, 90, 100])
+    assert lines(panel)["l2"] == ([0.1, 1], [75, 100])  # 9 of the second seed's 900 pairs are too few
+    dotted = {line.get_color(): line.get_xdata().tolist() for line in panel.lines if line.get_linestyle() == ":"}
+    assert list(dotted.values()) == [[0.01, 0.1], [0.001, 0.01]]
+    # The sample deviation of 50 and 70 is 10·√2.
+    edges = panel.collections[0].get_paths()[0].vertices
+    expected = {round(60 - 10 * math.sqrt(2), 6), round(60 + 10 * math.sqrt(2), 6)}
+    assert {round(y, 6) for x, y in edges if x == 0.01} == expected
+    assert [line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1] == [0.01, 0.1]
+    figure.canvas.draw()
+    assert {"0.01", "0.1", "1"} <= {tick.get_text() for tick in panel.get_xticklabels()}
+    label = figure.get_label()
+    assert "l2: 60.0 ± 14.1 % at 0.01, 75.0 ± 7.1 % at 0.1." in label and "afa: 80.0 % at 0.01, 90.0 %" in label
+
+
+def test_no_curve_of_accepts_without_verification():
+    with pytest.raises(UserError, match="no run has verified identities"):
+        verification.roc([made.run("l2")])
+    curve = [(0.1, 0.5), (1.0, 1.0)]
+    with pytest.raises(UserError, match="One figure shows runs of one data set and network"):
+        verification.roc(made.labelled(verified("l2", 0, curve), verified("l2", 0, curve, network="resnet50")))
+    drawn = verification.roc([verified("l2", 0, curve, impostors=4)])  # too few for any rate
+    assert lines(drawn.axes[0]) == {"l2": ([], [])} and drawn.axes[0].lines[1].get_xdata().tolist() == [0.1, 1.0]
 
 
 def test_every_kind_has_its_own_name():

@@ -43,6 +43,23 @@ def test_counts_classes_and_a_picture(photos, tmp_path, capsys):
     assert (pixels[:, :220] < 100).any()  # the names
 
 
+def test_those_held_out_are_told_apart(photos, capsys):
+    for number, (half, name) in enumerate([("train", "ann"), ("train", "bob"), ("test", "eve"), ("test", "dan")]):
+        (photos / half / name).mkdir(parents=True)
+        for i in range(2 + number):
+            (photos / half / name / f"{i}.jpg").write_bytes(picture(10 * number + i))
+    sheet = photos / "sheet.png"
+    assert main(["identities", "--dir", str(photos), "--resize", "32", "--crop", "32", "--sheet", str(sheet)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:5]] == [
+        ["ann", "2", "0"],
+        ["bob", "3", "0"],
+        ["dan", "0", "5"],
+        ["eve", "0", "4"],
+    ]
+    assert lines[5] == "2 classes and 2 held out, 5 training images, 9 test images"
+
+
 def test_a_damaged_picture_and_a_wrong_name(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (photos / "dog" / "broken.jpg").write_bytes(b"no")

@@ -17,6 +17,7 @@ from afa_jax.report.figures.maps import activation_maps, alike
 from afa_jax.report.figures.settings import alpha_beta, attentive_modules, images_a_class, parameters
 from afa_jax.report.figures.style import COLOURS, FORMATS, rendered, save
 from afa_jax.report.figures.training import curves, schedules
+from afa_jax.report.figures.verification import roc
 from afa_jax.report.runs import Run
 
 __all__ = ["COLOURS", "FORMATS", "KINDS", "Kind", "alpha_range", "rendered", "save", "working"]
@@ -111,6 +112,15 @@ KINDS = (
         "The attentive modules are thrown away after training: inference costs nothing more. As AFA Table 6.",
         parameters,
         _by(lambda run: run.dataset),
+    ),
+    Kind(
+        "roc",
+        "True against false accepts",
+        "Share of genuine pairs accepted at each share of impostor pairs, over all pairs of the identities held out; "
+        "mean over seeds, bands are ± one standard deviation. Vertical lines are the rates stated in tables, dotted "
+        "lines where fewer than ten impostor pairs stand behind a rate. As AFA Table 12.",
+        roc,
+        _by(_task),
     ),
     Kind(
         "filter_distances",
