@@ -133,6 +133,12 @@ def _build_small(num_classes: int, dtype: Any) -> ResNet:
 _TORCH = "https://download.pytorch.org/models"
 _PLACES = "http://places2.csail.mit.edu/models_places365"
 
+# The small network has twelve convolutions in all, in the order of its parts.
+_ALL_OF_SMALL = (
+    *("conv1", "layer1.0.conv1", "layer1.0.conv2"),
+    *(f"layer{part}.0.{name}" for part in (2, 3, 4) for name in ("conv1", "downsample.0", "conv2")),
+)
+
 NETWORKS = {
     "resnet18": _entry(
         BasicBlock,
@@ -159,7 +165,7 @@ NETWORKS = {
         _build_small,
         image_size=32,
         resize=36,
-        taps=_taps(BasicBlock, (1, 1, 1, 1)),
+        taps={**_taps(BasicBlock, (1, 1, 1, 1)), 12: _ALL_OF_SMALL},
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     ),
