@@ -126,5 +126,5 @@ def numbers(workdir):
     return {
         key: value
         for key, value in summary.items()
-        if key not in ("train_images_per_second", "waiting_for_data_share", "finished")
+        if key not in ("train_images_per_second", "waiting_for_data_share", "finished", "command")
     }

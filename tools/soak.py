@@ -23,7 +23,7 @@ from afa_jax.training.preemption import STOPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 # What differs between runs of the same numbers.
-DAILY = ("train_images_per_second", "waiting_for_data_share", "finished")
+DAILY = ("train_images_per_second", "waiting_for_data_share", "finished", "command")
 
 
 def main() -> int:
