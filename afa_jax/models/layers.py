@@ -3,7 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
+
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Normal with variance 2 / (kernel area · outputs), not cut off (He et al. 2015, eq. 14)."""
 
 
 def conv(
@@ -30,25 +34,37 @@ def conv(
         feature_group_count=groups,
         use_bias=False,
         dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=HE_FAN_OUT,
         name=name,
     )
 
 
-def batch_norm(train: bool, *, epsilon: float = 1e-5, dtype: Any = None, name: str | None = None) -> nn.BatchNorm:
+def batch_norm(
+    train: bool, *, epsilon: float = 1e-5, scale: bool = True, dtype: Any = None, name: str | None = None
+) -> nn.BatchNorm:
     """BatchNorm with PyTorch's momentum 0.1, which Flax writes as 0.9.
 
     The variance is taken around the mean (`use_fast_variance=False`): the shorter form loses digits when a channel's
-    mean is large against its spread.
+    mean is large against its spread. Without `scale` its weight is one and no parameter.
     """
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=epsilon,
         use_fast_variance=False,
+        use_scale=scale,
         dtype=dtype,
         name=name,
     )
+
+
+class PReLU(nn.Module):
+    """max(x, 0) + slope · min(x, 0), with a slope a channel that is 0.25 at the start (He et al. 2015, eq. 2)."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
+        return jnp.where(x > 0, x, x * slope.astype(x.dtype))
 
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:

@@ -7,11 +7,32 @@ from typing import Any
 
 import flax.linen as nn
 
+from afa_jax.initializers import torch_linear
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 NORMALISATIONS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "half": (HALF, HALF)}
 """Mean and standard deviation a channel, by name; torchvision's `transform_input=True` is `half`."""
+
+
+def _same(key: str) -> str:
+    return key
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of file holds a network's arrays; without attributes, as PyTorch does with the paths of the layers.
+
+    Attributes:
+      key: from PyTorch's key here, `stage1.unit1.bn1.weight`, to the file's, `stage1_unit1_bn1_gamma`.
+      matrices: PyTorch's keys of the 1×1 convolutions that the file holds as matrices.
+      fills_ones: what the file says of the network's `ones` has no meaning.
+    """
+
+    key: Callable[[str], str] = _same
+    matrices: frozenset[str] = frozenset()
+    fills_ones: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,11 @@ class Network:
       filters: for a tap that is no convolution itself, the convolutions whose outputs, one after the other, are its
         channels; channels beyond theirs are no filter's, but a pool's.
       left_out: layers that published files hold and this network is defined without.
+      layouts: of the files that can be read; weights are written for PyTorch in the first.
+      ones: PyTorch's keys of BatchNorm weights that files hold and this network fixes at one.
+      headless_files: published files hold no classification layer, and one without it has no classes.
+      hints: by PyTorch's key of an array, what it means where a file has it in another shape.
+      new_head: (number of classes, inputs) to the classification layer as it starts.
       mean, std: channel-wise normalisation of images scaled to [0, 1].
       weights: published weights, by name, as URLs.
     """
@@ -43,6 +69,11 @@ class Network:
     also_new: tuple[str, ...] = ()
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    layouts: tuple[Layout, ...] = (Layout(),)
+    ones: tuple[str, ...] = ()
+    headless_files: bool = False
+    hints: Mapping[str, str] = field(default_factory=dict)
+    new_head: Callable[[int, int], nn.Dense] = torch_linear
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     weights: Mapping[str, str] = field(default_factory=dict)

@@ -16,8 +16,7 @@ from afa_jax import trees
 from afa_jax.download import fetch
 from afa_jax.errors import UserError, nearest
 from afa_jax.files import user_path, whole
-from afa_jax.initializers import torch_linear
-from afa_jax.models import torch_file
+from afa_jax.models import mxnet_file, torch_file
 from afa_jax.models.convert import (
     Converted,
     MisfitError,
@@ -41,9 +40,10 @@ def load(network: str, source: str | Path, num_classes: int | None = None, *, se
     Args:
       network: its name in the zoo.
       source: a published name (`imagenet1k_v1`, `imagenet1k_v2`, `places365`), which is fetched once into the cache; a
-        file in PyTorch's format (`.pth`, `.pth.tar`) or a `.safetensors` file in torchvision's key names; or a saved
-        model of our own, the file or its folder.
-      num_classes: outputs of the head; where the source has another number, the head is made new. None keeps its own.
+        file in PyTorch's format (`.pth`, `.pth.tar`), in MXNet's (`.params`) or a `.safetensors` file, in a layout that
+        the network knows; or a saved model of our own, the file or its folder.
+      num_classes: outputs of the head; where the source has another number, the head is made new. None keeps its own,
+        which of a file without one, as face networks are published, has none: its arrays are then empty.
       seed: of a new head.
 
     Raises:
@@ -59,7 +59,9 @@ def read(network: str, source: str | Path) -> Converted:
     """As `load`, with what stands beside the variables; the arrays are NumPy's."""
     known(network)
     path = _locate(network, source)
-    if path.suffix != ".safetensors":
+    if path.suffix == ".params":
+        content = mxnet_file.read(path)
+    elif path.suffix != ".safetensors":
         content = torch_file.read(path)
     else:
         content, about = _read_safetensors(path)
@@ -91,12 +93,16 @@ def describe(source: str | Path) -> dict[str, Any]:
     return _read_safetensors(path / FILE if path.is_dir() else path)[1] or {}
 
 
-def export(path: Path, variables: Variables, counters: Mapping[str, int] | None = None) -> None:
-    """Writes the weights in torchvision's key names, in float32: as safetensors by that suffix, else as a torch file.
+def export(
+    path: Path, variables: Variables, counters: Mapping[str, int] | None = None, network: str | None = None
+) -> None:
+    """Writes the weights for PyTorch, in float32: as safetensors by that suffix, else as a torch file.
 
-    BatchNorm's counters are 0 where none are known.
+    Args:
+      counters: BatchNorm's; 0 where none are known.
+      network: its name in the zoo, whose files' layout is taken; None takes the layers' paths as keys.
     """
-    state = to_state_dict(variables, counters)
+    state = to_state_dict(variables, counters, network)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         _write_safetensors(path, state, {"format": "pt"})
@@ -105,11 +111,11 @@ def export(path: Path, variables: Variables, counters: Mapping[str, int] | None 
 
 
 def with_new_head(variables: Variables, network: str, num_classes: int, key: jax.Array) -> Variables:
-    """The same network with a head of `num_classes` outputs that starts as PyTorch's Linear does."""
+    """The same network with a head of `num_classes` outputs that starts as the network's own does."""
     params = variables["params"]
     for i, head in enumerate(NETWORKS[network].heads):
         inputs = len(trees.get(params, head)["kernel"])
-        fresh = torch_linear(num_classes, inputs).init(jax.random.fold_in(key, i), jnp.zeros((1, inputs)))
+        fresh = NETWORKS[network].new_head(num_classes, inputs).init(jax.random.fold_in(key, i), jnp.zeros((1, inputs)))
         params = trees.put(params, head, fresh["params"])
     return jax.tree.map(jnp.asarray, {**variables, "params": params})
 

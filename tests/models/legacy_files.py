@@ -125,10 +125,11 @@ def write_tar(path: Path, state: dict[str, np.ndarray]) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
-def write_stream(path: Path, state: dict[str, np.ndarray], *, python2: bool, **beside) -> None:
+def write_stream(path: Path, state: dict[str, np.ndarray], *, python2: bool, under="state_dict", **beside) -> None:
     """A magic number, a version, the machine, the pickle, and the storages in the order of their keys.
 
     Args:
+      under: the name of the `state_dict` in the file.
       beside: what stands beside the `state_dict` in the file.
     """
 
@@ -143,7 +144,7 @@ def write_stream(path: Path, state: dict[str, np.ndarray], *, python2: bool, **b
         )
         for name, array in state.items()
     }
-    content = {"state_dict": collections.OrderedDict(tensors), **beside}
+    content = {under: collections.OrderedDict(tensors), **beside}
     sizes = {"short": 2, "int": 4, "long": 4}
     head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes})
     with path.open("wb") as file:

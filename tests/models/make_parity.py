@@ -1,21 +1,25 @@
-"""Writes torchvision's side of the parity cases: `python -m tests.models.make_parity` (needs torch, torchvision)."""
+"""Writes PyTorch's side of the parity cases: `python -m tests.models.make_parity [NAME …]`.
+
+Needs torch and torchvision.
+"""
+
+import sys
 
 import numpy as np
 
-from afa_jax.models.zoo import NETWORKS
 from tests.models import parity_cases as cases
 
 
-def main():
+def main(names):
     from tests.models import torchvision_side
 
     cases.FOLDER.mkdir(exist_ok=True)
-    for name in cases.SIZES:
-        results = torchvision_side.evaluated(name, NETWORKS[name].taps[4]) | torchvision_side.trained(name)
+    for name in names or cases.SIZES:
+        results = torchvision_side.evaluated(name, cases.taps(name)) | torchvision_side.trained(name)
         file = cases.FOLDER / f"{name}.npz"
         np.savez_compressed(file, **cases.condense(results))
         print(f"{file.name}: {file.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,6 +1,6 @@
 """One experiment on each network, written for both sides: seeded weights, statistics and images, a pass, a step.
 
-Everything comes from NumPy's frozen generator, so torchvision's side can be stored in kilobytes (`make_parity.py`) and
+Everything comes from NumPy's frozen generator, so PyTorch's side can be stored in kilobytes (`make_parity.py`) and
 be run live where torch is installed.
 """
 
@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from afa_jax.models import convert
+from afa_jax.models import convert, zoo
 
 FOLDER = Path(__file__).parent / "parity"
 # (side of the images, batch): small, with maps of several positions. Inception's second head needs the full size.
 SIZES = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"), (64, 4)),
     "inception_v3": (299, 2),
+    **dict.fromkeys(("mobilefacenet", "lresnet34e_ir"), (112, 3)),
 }
+FACES = ("mobilefacenet", "lresnet34e_ir")
 CLASSES, RATE = 7, 0.1
 
 
@@ -37,6 +39,16 @@ def state(name):
             array = random.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
         arrays[key] = array.astype(np.float32)
     return arrays
+
+
+def taps(name):
+    """The four, and of the face networks the embedding."""
+    return (*zoo.NETWORKS[name].taps[4], *(("head:input",) if name in FACES else ()))
+
+
+def fixed_at_one(name):
+    """Keys that a network's `state_dict` has in PyTorch and the case's not."""
+    return zoo.NETWORKS[name].ones
 
 
 def inputs(name):

@@ -22,6 +22,8 @@ READERS = {
     "resnet10_small": {"layer1.0.conv2": {"layer2.0.downsample.0"}},
     "mobilenet_v2": {"features.5.conv.2": {"features.6.conv.0.0"}, "features.17.conv.2": {"features.18.0"}},
     "inception_v3_no_aux": {"Mixed_5d": {"Mixed_6a.branch3x3dbl_1.conv"}},
+    "mobilefacenet": {"blocks.8.conv.6": {"blocks.9.conv.0"}, "blocks.14.conv.6": {"conv2.conv"}},
+    "lresnet34e_ir": {"stage1.unit3.conv2": {"stage2.unit1.conv1sc"}},
 }
 QUICK = (("resnet10_small", "layer1.0.conv2"), ("resnet50", "layer1.2.conv3"))
 CASES = [
@@ -33,7 +35,7 @@ CASES = [
 
 def setting(network, tap, dtype=jnp.float32):
     spec, module = zoo.NETWORKS[network], zoo.create(network, 7, dtype)
-    size = 75 if network.startswith("inception") else 32
+    size = 75 if network.startswith("inception") else 112 if spec.image_size == 112 else 32
     variables = zoo.initialise(module, jax.random.key(0), size)
     noise = iter(jax.random.split(jax.random.key(1), 1000))
     variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
@@ -65,6 +67,7 @@ def test_the_readers_of_a_tap(network, tap):
         ("resnet10_small", "layer1.0.conv2"),
         pytest.param("resnet50", "layer1.2.conv3", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", "features.5.conv.2", marks=pytest.mark.slow),
+        pytest.param("mobilefacenet", "blocks.8.conv.6", marks=pytest.mark.slow),
         pytest.param("inception_v3_no_aux", "Mixed_5d", marks=pytest.mark.slow),
     ],
 )

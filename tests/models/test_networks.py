@@ -12,6 +12,14 @@ from afa_jax.models.network import spread_taps
 from afa_jax.models.zoo import NETWORKS
 from afa_jax.registry import collect
 
+# (parameters without the head, its inputs). Published counts of LResNet34 have 512 weights more: those of its last
+# BatchNorm, which are fixed at one and no parameters here.
+FACES = {
+    "mobilefacenet": (1_003_136, 128),
+    "mobilefacenet_512": (1_200_512, 512),
+    "lresnet34e_ir": (34_139_328 - 512, 512),
+    "iresnet34": (34_139_328 - 512, 512),
+}
 # Parameters for 1,000 classes by torchvision's documentation; inception_v3's second head has 3,326,696 of its own. The
 # small ResNet is ours.
 PARAMETERS = {
@@ -23,14 +31,18 @@ PARAMETERS = {
     "inception_v3": 27_161_264,
     "inception_v3_no_aux": 27_161_264 - 3_326_696,
     "mobilenet_v2": 3_504_872,
+    **{name: count + 1000 * (outputs + 1) for name, (count, outputs) in FACES.items()},
 }
-# (channels, side) at the four taps of the released code, at the network's own image size.
+# (channels, side) at the four taps of the released code, at the network's own image size. None was released for faces:
+# there it is the last convolution of each stage that is not followed by a nonlinearity.
 RELEASED = {
     "resnet50": ((256, 56), (512, 28), (1024, 14), (2048, 7)),
     "resnet101": ((256, 56), (512, 28), (1024, 14), (2048, 7)),
     "inception_v3": ((192, 71), (288, 35), (768, 17), (2048, 8)),
     "inception_v3_no_aux": ((192, 71), (288, 35), (768, 17), (2048, 8)),
     "mobilenet_v2": ((32, 28), (64, 14), (96, 14), (320, 7)),
+    **dict.fromkeys(("mobilefacenet", "mobilefacenet_512"), ((64, 28), (128, 14), (128, 14), (128, 7))),
+    **dict.fromkeys(("lresnet34e_ir", "iresnet34"), ((64, 56), (128, 28), (256, 14), (512, 7))),
 }
 
 
@@ -79,6 +91,8 @@ def test_the_four_taps_have_the_released_names():
         assert taps[name] == ("layer1.2.conv3", "layer2.3.conv3", tap, "layer4.2.conv3")
     assert taps["inception_v3"] == ("Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     assert taps["mobilenet_v2"] == tuple(f"features.{block}.conv.2" for block in (5, 9, 13, 17))
+    assert taps["mobilefacenet"] == tuple(f"blocks.{block}.conv.6" for block in (4, 8, 11, 14))
+    assert taps["lresnet34e_ir"] == tuple(f"stage{i}.unit{unit}.conv2" for i, unit in enumerate((3, 4, 6, 3), start=1))
 
 
 def test_taps_are_spread_at_the_ends_of_halves_and_thirds():

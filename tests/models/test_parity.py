@@ -1,6 +1,7 @@
-"""Every network against torchvision's, with random weights and random statistics: passes, statistics, a step of SGD.
+"""Every network against PyTorch's, with random weights and random statistics: passes, statistics, a step of SGD.
 
-By what is stored of torchvision's results everywhere, and live, array for array, where torch is installed.
+PyTorch's are torchvision's, and for faces `torch_faces`. By what is stored of their results everywhere, and live, array
+for array, where torch is installed.
 """
 
 import importlib.util
@@ -29,7 +30,7 @@ def build(name, dtype):
 def evaluated(name):
     """The same results as `torchvision_side.evaluated`, under the same names."""
     module, variables = build(name, jnp.float32)
-    taps = zoo.NETWORKS[name].taps[4]
+    taps = cases.taps(name)
     outputs = jax.jit(lambda v, x: zoo.forward(module, v, x, taps=taps))(variables, cases.inputs(name)[0])
     results = {f"tap {tap}": outputs.features[tap] for tap in taps} | {"eval logits": outputs.logits}
     return {key: np.asarray(value) for key, value in results.items()}
@@ -70,7 +71,7 @@ def unbiased(name, batch_stats):
     for key, value in convert.to_state_dict({"batch_stats": batch_stats}).items():
         layer, _, word = key.rpartition(".")
         if word == "running_var":
-            count, old = len(images) * np.prod(shapes[layer][1:3]), 0.9 * cases.state(name)[key]
+            count, old = len(images) * np.prod(shapes[layer][1:-1]), 0.9 * cases.state(name)[key]
             value = old + (value - old) * count / (count - 1)
         if word.startswith("running"):
             results[key] = value
@@ -92,7 +93,7 @@ def test_equals_what_is_stored_of_torchvision(name):
     # The first number of a row is the array's largest, the measure of what is equal.
     samples, rows = expected["samples"], cases.condense(found)["samples"]
     assert rows.shape == samples.shape == (len(names), 7)
-    floor = [1e-9 if key.startswith("gradient") else 0 for key in names]
+    floor = [1e-8 if key.startswith("gradient") else 0 for key in names]
     right = abs(rows - samples).max(1) <= 1e-4 * samples[:, 0] + np.array(floor)  # which no NaN is
     assert right.all(), [key for key, good in zip(names, right, strict=True) if not good]
 
@@ -126,13 +127,15 @@ def test_equals_torchvision_live(name):
     from tests.models import torchvision_side
 
     state = torchvision_side.build(name).state_dict()
-    assert {k: tuple(v.shape) for k, v in state.items() if "num_batches" not in k} == convert.shapes(cases.state(name))
-    expected = torchvision_side.evaluated(name, zoo.NETWORKS[name].taps[4]) | torchvision_side.trained(name)
+    fixed = cases.fixed_at_one(name)
+    found = {k: tuple(v.shape) for k, v in state.items() if "num_batches" not in k and k not in fixed}
+    assert found == convert.shapes(cases.state(name))
+    expected = torchvision_side.evaluated(name, cases.taps(name)) | torchvision_side.trained(name)
     found = ours(name)
     assert expected.keys() == found.keys()
     for key, value in expected.items():
-        # A gradient may be nothing but rounding: a bias before a BatchNorm has none.
-        tolerance = 1e-4 * abs(value).max() + (1e-9 if key.startswith("gradient") else 0)
+        # A gradient may be nothing but rounding, of float32 behind the pool: a bias before a BatchNorm has none.
+        tolerance = 1e-4 * abs(value).max() + (1e-8 if key.startswith("gradient") else 0)
         np.testing.assert_allclose(found[key], value, rtol=0, atol=tolerance, err_msg=f"{name}: {key}")
 
 

@@ -1,4 +1,7 @@
-"""torchvision's side of the parity cases. Needs torch and torchvision; nothing else in the repository does."""
+"""torchvision's side of the parity cases; `torch_faces` is that of the networks which torchvision does not have.
+
+Needs torch and torchvision; nothing else in the repository does.
+"""
 
 import torch
 
@@ -10,6 +13,7 @@ for _name in ("nms", "qnms"):
 import torchvision.models  # noqa: E402
 
 from tests.models import parity_cases as cases  # noqa: E402
+from tests.models import torch_faces  # noqa: E402
 
 
 def build(name):
@@ -17,14 +21,18 @@ def build(name):
     options = {}
     if name.startswith("inception"):
         options = {"init_weights": False, "aux_logits": name == "inception_v3"}
-    factory = getattr(torchvision.models, name.removesuffix("_no_aux"))
-    model = factory(weights=None, num_classes=cases.CLASSES, **options)
+    if name in cases.FACES:
+        model = torch_faces.build(name, cases.CLASSES)
+    else:
+        factory = getattr(torchvision.models, name.removesuffix("_no_aux"))
+        model = factory(weights=None, num_classes=cases.CLASSES, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     arrays = {key: torch.from_numpy(value) for key, value in cases.state(name).items()}
     missing, unexpected = model.load_state_dict(arrays, strict=False)
-    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+    fixed = cases.fixed_at_one(name)
+    assert not unexpected and all(key in fixed or key.endswith("num_batches_tracked") for key in missing)
     return model
 
 
@@ -38,8 +46,16 @@ def evaluated(name, taps):
 
         return hook
 
+    def keep_input(tap):
+        def hook(module, arguments):
+            results[f"tap {tap}"] = arguments[0].numpy()
+
+        return hook
+
     for tap in taps:
-        model.get_submodule(tap).register_forward_hook(keep(tap))
+        layer, _, what = tap.partition(":")
+        module = model.get_submodule(layer)
+        module.register_forward_pre_hook(keep_input(tap)) if what else module.register_forward_hook(keep(tap))
     with torch.no_grad():
         results["eval logits"] = model(torch.from_numpy(cases.inputs(name)[0]).permute(0, 3, 1, 2)).numpy()
     return results

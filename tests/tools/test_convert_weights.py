@@ -51,6 +51,19 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
     assert "left out, which this network is defined without: AuxLogits." in capsys.readouterr().out
 
 
+def test_a_face_networks_file_without_a_head(tmp_path, capsys):
+    state = {key: value for key, value in cases.state("mobilefacenet").items() if not key.startswith("head.")}
+    torch_file.write(tmp_path / "face.pth", state)
+    assert main(["mobilefacenet", str(tmp_path / "face.pth"), str(tmp_path / "ours")]) == 0
+    told = capsys.readouterr().out
+    assert "no classification layer: it is made new" in told and "params/blocks/4/conv/6/kernel" in told
+    assert main(["mobilefacenet", str(tmp_path / "ours"), str(tmp_path / "back.pth")]) == 0
+    back = torch_file.read(tmp_path / "back.pth")
+    assert set(state) == {key for key in back if not key.endswith("num_batches_tracked")}
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value)
+
+
 def test_a_wrong_network_ends_with_status_2_and_leaves_nothing(file, tmp_path):
     command = [sys.executable, TOOL, "resnet18", file, tmp_path / "ours"]
     made = subprocess.run([*map(str, command)], capture_output=True, text=True)

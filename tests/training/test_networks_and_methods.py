@@ -16,7 +16,8 @@ from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import Stage
 
 # Small images where the network's layers allow them.
-SIZES = {name: 75 if name == "inception_v3_no_aux" else 299 if name == "inception_v3" else 32 for name in NETWORKS}
+LEAST = {"inception_v3_no_aux": 75, "inception_v3": 299}
+SIZES = {name: LEAST.get(name, 112 if spec.image_size == 112 else 32) for name, spec in NETWORKS.items()}
 QUICK = ("resnet10_small", "mobilenet_v2")
 CLASSES, SOURCE_CLASSES, BATCH = 3, 5, 2
 
