@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,13 +97,6 @@ def train_stage(
     values: dict[str, float] = {}
     unread: tuple[int, Metrics] | None = None
 
-    def load(place: int) -> dict[str, Any]:
-        batch: dict[str, Any] = train_batch(split, batch_size, place, seed, part=devices.part)
-        if source is not None:
-            order = "source order"
-            batch["source"] = train_batch(source, batch_size, place, seed, purpose=order, part=devices.part)
-        return batch
-
     def stop_flag() -> Batch:
         asked = np.full(jax.local_device_count(), preemption.asked(), np.float32)
         return devices.spread({STOP: asked}) if several else {}
@@ -113,6 +107,7 @@ def train_stage(
 
     if first and cadence.due(cadence.evaluation, first, last) and not journal.has(stage.name, first, "test"):
         test()  # which the run had no time for when it was asked to stop
+    load = partial(_load, split, source, batch_size, seed, devices.part)
     places = range(stage.first_batch + first, stage.first_batch + last)
     several, stop = hosts.count() > 1, False
     started = time.perf_counter()
@@ -150,6 +145,16 @@ def train_stage(
             raise preemption.Stopped
         started = time.perf_counter()
     return state
+
+
+def _load(
+    split: Split, source: Split | None, batch_size: int, seed: int, part: tuple[int, int], place: int
+) -> dict[str, Any]:
+    """This host's part of the batch at a place of the run's order, and beside it that of the source task."""
+    batch: dict[str, Any] = train_batch(split, batch_size, place, seed, part=part)
+    if source is not None:
+        batch["source"] = train_batch(source, batch_size, place, seed, purpose="source order", part=part)
+    return batch
 
 
 @jax.jit

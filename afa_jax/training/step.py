@@ -19,6 +19,8 @@ from afa_jax.types import Batch, PyTree
 
 Metrics = Mapping[str, Array]
 Step = Callable[["TrainState", Frozen, Batch], tuple["TrainState", Metrics]]
+Gradients = Callable[["TrainState", Frozen, Batch, Array], tuple[PyTree, PyTree, Metrics]]
+"""Gradients, BatchNorm's statistics and metrics of a preprocessed batch."""
 
 
 class TrainState(struct.PyTreeNode):
@@ -105,23 +107,6 @@ def make_step(
         grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
         return grads, batch_stats, metrics
 
-    def accumulated(state: TrainState, frozen: Frozen, batch: Batch, keys: Array) -> tuple[PyTree, PyTree, Metrics]:
-        """`gradients` of the parts of a batch, one after the other, and their means."""
-
-        def add(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]) -> tuple[tuple[PyTree, PyTree], Metrics]:
-            total, batch_stats = carry
-            grads, batch_stats, metrics = gradients(state.replace(batch_stats=batch_stats), frozen, *part)
-            return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
-
-        # Every part has images of every device, so that cutting moves none of them.
-        number = task.accumulate
-        parts = jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:]).swapaxes(0, 1), dict(batch))
-        part_keys = jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys)
-        start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-        (total, batch_stats), metrics = jax.lax.scan(add, start, (parts, part_keys))
-        mean = partial(jax.tree.map, lambda x: x.mean(0))
-        return jax.tree.map(lambda x: x / number, total), batch_stats, mean(metrics)
-
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key, source_key = jax.random.split(jax.random.fold_in(state.rng, state.step), 3)
         source_keys = jax.random.split(source_key)
@@ -129,7 +114,7 @@ def make_step(
         if Need.SOURCE_BATCHES in method.needs:
             source_images = task.preprocess.train(source_keys[0], batch["source"]["image"], axis)
             batch["source"] = {**batch["source"], "image": source_images}
-        run = accumulated if task.accumulate > 1 else gradients
+        run = _in_parts(gradients, task.accumulate) if task.accumulate > 1 else gradients
         grads, batch_stats, metrics = run(state, frozen, batch, jnp.stack([dropout_key, source_keys[1]]))
         grads, metrics = axis.mean((grads, metrics))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -143,3 +128,23 @@ def make_step(
         return new_state, metrics
 
     return step
+
+
+def _in_parts(gradients: Gradients, number: int) -> Gradients:
+    """`gradients` of `number` parts of a batch, one after the other, and their means."""
+
+    def accumulated(state: TrainState, frozen: Frozen, batch: Batch, keys: Array) -> tuple[PyTree, PyTree, Metrics]:
+        def add(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]) -> tuple[tuple[PyTree, PyTree], Metrics]:
+            summed, batch_stats = carry
+            grads, batch_stats, metrics = gradients(state.replace(batch_stats=batch_stats), frozen, *part)
+            return (jax.tree.map(jnp.add, summed, grads), batch_stats), metrics
+
+        # Every part has images of every device, so that cutting moves none of them.
+        parts = jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:]).swapaxes(0, 1), dict(batch))
+        part_keys = jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys)
+        start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+        (summed, batch_stats), metrics = jax.lax.scan(add, start, (parts, part_keys))
+        mean = partial(jax.tree.map, lambda x: x.mean(0))
+        return jax.tree.map(lambda x: x / number, summed), batch_stats, mean(metrics)
+
+    return accumulated
