@@ -9,8 +9,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from afa_jax.config import Experiment, known_keys, settle, unknown_key
+from afa_jax.config import known_keys, settle, unknown_key
 from afa_jax.errors import UserError
+from afa_jax.settings import Experiment
 
 
 def read_experiment(config: str, overrides: Sequence[str] = ()) -> Experiment:

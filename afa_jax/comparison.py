@@ -9,12 +9,12 @@ from shlex import quote
 from typing import Any
 
 from afa_jax import hosts
-from afa_jax.config import Experiment, to_json
 from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
 from afa_jax.report import tables
 from afa_jax.report.runs import Run
+from afa_jax.settings import Experiment, to_json
 from afa_jax.training.workdir import CONFIG
 
 COMPARISON = "comparison.json"

@@ -1,13 +1,11 @@
-"""What an experiment is: every setting with its default, and the door at which wrong ones are refused.
+"""The door for settings: a config file's are checked here, and wrong ones refused.
 
-A config file has `get_config()`, which starts from `default()` and overrides what it needs. Beyond the door the
-settings are frozen dataclasses, so that nothing changes them on the way.
+A config file has `get_config()`, which starts from `default()` and overrides what it needs.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from flax.core import FrozenDict
@@ -18,131 +16,12 @@ from afa_jax.data.dataset import AUGMENTATIONS
 from afa_jax.errors import UserError, nearest
 from afa_jax.models.network import NORMALISATIONS
 from afa_jax.models.zoo import NETWORKS
+from afa_jax.settings import Experiment, false_accept_rates, fold, image_sizes
+from afa_jax.training.identification import LOSSES
 from afa_jax.training.parallel import WRAPPERS
 from afa_jax.transfer.losses import CONVENTIONS
 from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import RECIPES, SCHEDULES
-
-
-@dataclass(frozen=True)
-class Data:
-    """The target task."""
-
-    name: str = "digits"
-    """An entry of the catalogue (`afa_jax/data/builders/`), or `tfds:<name>` for one of TFDS's."""
-    dir: str = ""
-    """For `image_folder`: where the pictures are, `train/<class>/*` and `test/<class>/*`, or `<class>/*`. For
-    `tfds:<name>`: where its records are, if not in the cache."""
-    test_fraction: float = 0.2
-    """For `image_folder` without `train/` and `test/`: the share of each class that is kept for testing."""
-    splits: str = "train,test"
-    """For `tfds:<name>`: its splits for training and testing, slices among them (`train[:80%],train[80%:]`)."""
-    skip_damaged: bool = False
-    """Leave files out that are no images, and say so in the summary, in place of stopping."""
-    per_class: int = 0
-    """Labelled images of each class to train on, drawn by the run's seed; 0 takes the whole training split."""
-    fold: str = ""
-    """Cross-validation: `2/5` tests on the second of five parts of the labelled training images and trains on the
-    others; the test images are not looked at."""
-    image_size: int = 0
-    """Side in pixels of the crop that the network sees; 0 takes the network's own."""
-    resize: int = 0
-    """Side in pixels to which images are resized before the crop; 0 takes the network's own."""
-    augmentation: str = "default"
-    """`default`: images are resized whatever their aspect ratio, a random crop and its mirror image are trained on, and
-    the centre crop is tested. `improved` (DELTA Table 2): the short side is resized, the middle square trained on, and
-    the mean logits of ten crops tested."""
-    mirror: bool = True
-    """Mirror half of the training images, of the source task too; False where a mirrored image means something else."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The network that the target starts from and is aligned to."""
-
-    weights: str = "train"
-    """A published name (`imagenet1k_v1`, …), a file of weights, a saved model's folder, or `train`: train the network
-    here, once, on `dataset`, and keep it in the cache."""
-    normalisation: str = "network"
-    """Of the images on which the weights were trained: `network`, that of the network's published weights; `imagenet`;
-    or `half`, mean and deviation 0.5. An Inception-V3 trained with torchvision's `transform_input=False` wants the
-    second."""
-    dataset: str = "letters"
-    """The source task's data set, for `weights = "train"` and for methods that train on it beside the target's."""
-    dir: str = ""
-    splits: str = "train,test"
-    """As `data.dir` and `data.splits`, for it."""
-    steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 0.1
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One config, settled."""
-
-    data: Data = field(default_factory=Data)
-    source: Source = field(default_factory=Source)
-    network: str = "resnet10_small"
-    recipe: str = "afa"
-    """A name in `RECIPES`; several, separated by commas, are compared."""
-    seed: int = 0
-    """Of the first run: the choice of labelled images, their order and augmentation, the first head and attention."""
-    seeds: int = 1
-    """Runs of each recipe, with the seeds from `seed` upwards."""
-
-    batch_size: int = 64
-    steps: int = 9000
-    """Optimizer steps of a run, shared out evenly among its stages (AFA §5.2)."""
-    learning_rate: float = 0.01
-    drop_after: float = 2 / 3
-    """The share of each stage after which the learning rate is multiplied by `drop`."""
-    drop: float = 0.1
-    schedule: str = "step"
-    """`step`: the rate is multiplied by `drop` once; `exponential`: it falls steadily and passes the same point."""
-    momentum: float = 0.9
-    head_rate: float = 1.0
-    """The head's learning rate as a multiple of `learning_rate`."""
-    attention_rate: float = 1.0
-    """The attention's learning rate as a multiple of `learning_rate`."""
-
-    convention: str = "released"
-    """The scale of the alignment losses: `released` as in the authors' code, `paper` as printed, or `normalised` by the
-    teacher's mean squared features, so that alpha has no unit."""
-    taps: int = 4
-    """How many layers are aligned: a number for which the network lists its taps."""
-    tap_layers: str = ""
-    """The aligned layers themselves, paths separated by commas, in place of the network's own."""
-    cross_validated: str = ""
-    """What a sweep has chosen by cross-validation, such as `alpha`: its values do not tell runs apart in tables."""
-    methods: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {name: dict(method.settings) for name, method in METHODS.items()}
-    )
-    """Each method's settings by its name: `alpha`, `beta`, `weight_decay` and its own."""
-
-    dtype: str = "auto"
-    """Of the activations: `float32`, `bfloat16`, or `auto` (bfloat16 on GPU and TPU, float32 on CPU)."""
-    parallel: str = "jit"
-    """How a batch is shared out to all devices: `jit` (sharded over a mesh) or `pmap` (the step of one device, mapped).
-    BatchNorm sees the whole batch in both."""
-    accumulate: int = 1
-    """Into how many parts a batch is cut, one after the other on the devices. BatchNorm sees each part by itself, and
-    its running averages move once a part; `bss` sees the singular values of each part."""
-    remat: bool = False
-    """Keep of the forward pass what convolutions put out, and compute the rest anew for the backward pass: about a
-    quarter of the memory for activations, a few percent more work."""
-    eval_batch_size: int = 256
-    eval_every: int = 0
-    """Steps between evaluations on the test split; 0 evaluates at the end of each stage only."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; the end of each stage is always kept."""
-    keep_checkpoints: int = 2
-    log_every: int = 50
-    """Steps between lines in the journal."""
-
-    @property
-    def recipes(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.recipe.split(","))
 
 
 def default() -> Any:
@@ -229,6 +108,8 @@ _LARGE = 10**8  # steps and batch sizes beyond it are slips of the keyboard
 def _check(e: Experiment) -> None:
     find(e.data.name)
     fold(e.data)
+    false_accept_rates(e)
+    _known("loss.name", e.loss.name, LOSSES)
     _known("data.augmentation", e.data.augmentation, AUGMENTATIONS)
     _known("network", e.network, NETWORKS)
     _known("convention", e.convention, CONVENTIONS)
@@ -264,6 +145,8 @@ def _check(e: Experiment) -> None:
         "data.image_size": (e.data.image_size, 0, 2048),
         "data.resize": (e.data.resize, 0, 2048),
         "data.test_fraction": (e.data.test_fraction, 0, 1),
+        "data.held_out": (e.data.held_out, 0, _LARGE),
+        "loss.margin": (e.loss.margin, 0, 3),
         "source.steps": (e.source.steps, 1, _LARGE),
         "source.batch_size": (e.source.batch_size, 1, _LARGE),
         "source.learning_rate": (e.source.learning_rate, 0, math.inf),
@@ -276,6 +159,8 @@ def _check(e: Experiment) -> None:
         if not (low <= value <= high and math.isfinite(value)):
             limit = f"at least {low}" if high == math.inf or value < low else f"between {low} and {high}"
             raise UserError(f"config.{key} is {value}; it must be {limit}.")
+    if not (e.loss.scale > 0 and math.isfinite(e.loss.scale)):
+        raise UserError(f"config.loss.scale is {e.loss.scale}; it must be above 0: ArcFace's is 64.")
     if e.schedule == "exponential" and not e.drop > 0:
         raise UserError("config.drop is 0, to which no exponential schedule falls; set it above 0.")
     size, resize = image_sizes(e)
@@ -283,57 +168,7 @@ def _check(e: Experiment) -> None:
         raise UserError(f"data.image_size is {size}, larger than data.resize, {resize}, from which it is cropped.")
 
 
-def fold(data: Data) -> tuple[int, int] | None:
-    """(k, n) of `k/n`.
-
-    Raises:
-      UserError: it is not of that form.
-    """
-    if not data.fold:
-        return None
-    k, _, n = data.fold.partition("/")
-    if not (k.isdecimal() and n.isdecimal() and int(n) >= 2 and 1 <= int(k) <= int(n)):
-        raise UserError(f"config.data.fold is {data.fold!r}; it must be like 2/5, the second of five parts.")
-    return int(k), int(n)
-
-
-def image_sizes(e: Experiment) -> tuple[int, int]:
-    """(side of the crop, side of the resized image) in pixels."""
-    network = NETWORKS[e.network]
-    return e.data.image_size or network.image_size, e.data.resize or network.resize
-
-
-def normalisation(e: Experiment) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel, for images scaled to [0, 1]."""
-    network = NETWORKS[e.network]
-    return NORMALISATIONS.get(e.source.normalisation, (network.mean, network.std))
-
-
 def _known(key: str, value: str, known: Any) -> None:
     known = list(known)
     if value not in known:
         raise UserError(f"config.{key} is {value!r}, which does not exist; {nearest(value, known)}")
-
-
-# They change how a run is watched and kept, not its numbers, so a run may go on with others.
-_NOT_THE_RUN = (
-    *("seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "cross_validated"),
-    *("parallel", "remat"),  # but for rounding
-)
-
-
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """What makes a run of one recipe this run and no other: the settings on which its numbers depend."""
-    settings = to_json(experiment)
-    used = RECIPES[experiment.recipe].methods
-    settings["methods"] = {name: settings["methods"][name] for name in used}
-    return {key: value for key, value in settings.items() if key not in _NOT_THE_RUN}
-
-
-def to_json(settings: Any) -> Any:
-    """The settings of an experiment, or of a part of one, as plain dictionaries."""
-    if isinstance(settings, Mapping):
-        return {key: to_json(value) for key, value in settings.items()}
-    if dataclasses.is_dataclass(settings):
-        return {f.name: to_json(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
-    return settings

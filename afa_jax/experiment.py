@@ -15,16 +15,18 @@ import jax
 import jax.numpy as jnp
 
 from afa_jax import __version__, hosts, trees
-from afa_jax.config import Data, Experiment, Source, identity, image_sizes, normalisation, to_json
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Dataset, Request, Split
 from afa_jax.errors import DivergedError, UserError
+from afa_jax.evaluation import verification
 from afa_jax.evaluation.classification import Aligned, evaluate
 from afa_jax.files import cache_folder, write_json
+from afa_jax.measures import MEASURES, measure, told
 from afa_jax.models import weights, zoo
-from afa_jax.plan import anatomy, check_taps, data_request, planned_stages, run_identity, source_request
+from afa_jax.plan import anatomy, build, check_taps, data_request, planned_stages, run_identity, source_request
 from afa_jax.provenance import device, versions
+from afa_jax.settings import Data, Experiment, Source, false_accept_rates, identity, image_sizes, normalisation, to_json
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal, opened
 from afa_jax.training.loop import Cadence, Pace, train_stage
@@ -63,7 +65,7 @@ def run(experiment: Experiment, workdir: Path, *, wait: bool = False, command: s
             Devices(experiment.parallel).check("batch_size", experiment.batch_size, experiment.accumulate)
             summary = Run(experiment, workdir, command).train()
         elif hosts.first():
-            print(f"{workdir}: finished already, top-1 {100 * summary['last_top1']:.1f} %.")
+            print(f"{workdir}: finished already, {told(summary)}.")
         return summary
 
 
@@ -80,10 +82,13 @@ def source_network(experiment: Experiment) -> Path:
             splits=source.splits,
             skip_damaged=experiment.data.skip_damaged,
             mirror=experiment.data.mirror,
+            held_out=experiment.data.held_out,
             image_size=size,
             resize=resize,
         ),
         source=Source(normalisation=source.normalisation),
+        loss=experiment.loss,
+        fars=experiment.fars,
         network=experiment.network,
         recipe="scratch",
         batch_size=source.batch_size,
@@ -122,7 +127,9 @@ class Run:
         self.dtype = _dtype(experiment.dtype)
         check_taps(experiment, self.stages)
         self.data: Dataset = _load(experiment.data.name, data_request(experiment))
-        self.target = zoo.create(experiment.network, len(self.data.classes), self.dtype)
+        if self.data.held_out:
+            verification.check(self.data.test.labels, false_accept_rates(experiment))
+        self.target = build(experiment, len(self.data.classes), self.dtype)
 
     def train(self) -> dict[str, Any]:
         e = self.experiment
@@ -150,7 +157,8 @@ class Run:
                 state = self.devices.local(self._stage(i, task, variables, frozen, source_images, journal, pace))
                 result = {"params": state.params["target"], "batch_stats": state.batch_stats}
                 trained.append((result, state.params["attention"]))
-            return hosts.agreed(lambda: self._finish(trained, journal, pace))
+            verified = self._verify(self.devices.replicate(trained[-1][0])) if self.data.held_out else {}
+            return hosts.agreed(lambda: self._finish(trained, verified, journal, pace))
 
     def start(self) -> tuple[Variables, nn.Module, Variables | None]:
         """(the target's first variables, the teacher's module, its variables or None where no stage looks at it)."""
@@ -170,8 +178,13 @@ class Run:
                     f"give a file with {', '.join(lacking)} as source.weights."
                 ) from error
             raise
+        if Need.SOURCE_HEAD in needs(self.recipe) and not self._source_classes(source):
+            raise UserError(
+                f"{e.recipe} needs the source network's classification layer, and {path} has none: give a file with "
+                "it as source.weights, or choose another recipe."
+            )
         target = weights.with_new_head(source, name, len(self.data.classes), head_key)
-        return target, zoo.create(name, self._source_classes(source), self.dtype), source
+        return target, build(e, self._source_classes(source), self.dtype), source
 
     def begin(
         self, stage: Stage, first: Variables, source: Variables | None, trained: Sequence[Variables]
@@ -191,7 +204,7 @@ class Run:
         """What the compiled step of a stage depends on."""
         e = self.experiment
         sgd = Sgd(e.momentum, e.head_rate, e.attention_rate)
-        return Task(self.target, teacher, self.anatomy, stage, self.preprocess, sgd, e.accumulate, e.remat)
+        return Task(self.target, teacher, self.anatomy, stage, self.preprocess, sgd, e.accumulate, e.remat, e.loss)
 
     def _source_classes(self, source: Variables) -> int:
         return trees.get(source["params"], self.network.head)["kernel"].shape[-1]
@@ -265,26 +278,35 @@ class Run:
 
     def _test(self, task: Task, state: TrainState, frozen: Frozen) -> Mapping[str, float]:
         e, variables = self.experiment, {"params": state.params["target"], "batch_stats": state.batch_stats}
+        if self.data.held_out:
+            first, *others = self._verify(variables)["tar_at_far"]
+            return {"tar": first["tar"], **{f"tar@{other['far']:g}": other["tar"] for other in others}}
         has = task.stage.method.has_test_penalty
         aligned = Aligned(task, state.params["attention"], frozen, e.batch_size) if has else None
         return evaluate(self.target, variables, self.data.test, self.preprocess, e.eval_batch_size, aligned)
 
+    def _verify(self, variables: Variables) -> dict[str, Any]:
+        """How well the held-out identities are told apart; `variables` lie on every device."""
+        e, layer = self.experiment, f"{self.anatomy.embedding}{zoo.INPUT}"
+        made = verification.embed(self.target, variables, self.data.test, self.preprocess, e.eval_batch_size, layer)
+        return verification.verify(made, self.data.test.labels, false_accept_rates(e))
+
     def _result(self, stage: Stage, journal: Journal) -> dict[str, Any]:
         """What the journal says of a finished stage."""
         tests = [r for r in journal.records if r["stage"] == stage.name and r["split"] == "test"]
-        return {
-            "name": stage.name,
-            "steps": stage.steps,
-            "kept": stage.kept,
-            "last_top1": tests[-1]["top1"],
-            "best_test_top1": max(r["top1"] for r in tests),
-            "last_cross_entropy": tests[-1]["cross_entropy"],
-        }
+        name = next(name for name in MEASURES if name in tests[-1])
+        losses = {"last_cross_entropy": tests[-1]["cross_entropy"]} if name == "top1" else {}
+        about = {"name": stage.name, "steps": stage.steps, "kept": stage.kept}
+        best = max(r[name] for r in tests)
+        return {**about, f"last_{name}": tests[-1][name], f"best_test_{name}": best, **losses}
 
-    def _finish(self, trained: list[tuple[Variables, PyTree]], journal: Journal, pace: Pace) -> dict[str, Any]:
+    def _finish(
+        self, trained: list[tuple[Variables, PyTree]], verified: Mapping[str, Any], journal: Journal, pace: Pace
+    ) -> dict[str, Any]:
         e, (variables, _) = self.experiment, trained[-1]
         weights.save(self.workdir / MODEL, e.network, variables, classes=self.data.classes)
         results = [self._result(stage, journal) for stage in self.stages]
+        name = measure(results[-1])
         attention = {stage.name: trees.size(own) for stage, (_, own) in zip(self.stages, trained, strict=True)}
         summary = {
             "experiment": to_json(e),
@@ -296,8 +318,9 @@ class Run:
             "test_images": len(self.data.test),
             **({"damaged": self.data.damaged} if self.data.damaged else {}),
             "stages": results,
-            "last_top1": results[-1]["last_top1"],
-            "best_test_top1": max(result["best_test_top1"] for result in results if result["kept"]),
+            f"last_{name}": results[-1][f"last_{name}"],
+            f"best_test_{name}": max(result[f"best_test_{name}"] for result in results if result["kept"]),
+            **({"verification": verified} if verified else {}),
             "train_images_per_second": round(pace.images_per_second, 1),
             "waiting_for_data_share": round(pace.waiting_share, 4),
             "device": device(),
@@ -306,7 +329,7 @@ class Run:
         }
         write_json(self.workdir / SUMMARY, summary)
         journal.say(
-            f"{self.workdir}: top-1 {100 * summary['last_top1']:.1f} % on {len(self.data.test)} test images, "
+            f"{self.workdir}: {told(summary)} on {len(self.data.test)} test images, "
             f"{pace.images_per_second:,.0f} training images/s."
         )
         return summary

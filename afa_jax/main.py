@@ -21,9 +21,10 @@ from pathlib import Path
 from afa_jax import __version__, hosts
 from afa_jax.command_line import parse
 from afa_jax.comparison import run_all
-from afa_jax.config import default, known_keys, settle, to_json
+from afa_jax.config import default, known_keys, settle
 from afa_jax.errors import UserError, disk_fault
 from afa_jax.experiment import run
+from afa_jax.settings import to_json
 from afa_jax.training import preemption
 
 

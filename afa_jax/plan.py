@@ -3,14 +3,16 @@
 from hashlib import sha256
 from typing import Any
 
+import flax.linen as nn
 from flax.core import FrozenDict
 
-from afa_jax.config import Experiment, fold, identity, image_sizes
 from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError, nearest
 from afa_jax.files import user_path
 from afa_jax.models import zoo
+from afa_jax.models.cosine import CosineHead
 from afa_jax.models.network import Network
+from afa_jax.settings import Experiment, fold, identity, image_sizes
 from afa_jax.training.prepare import read_increases
 from afa_jax.transfer.method import Anatomy, Need
 from afa_jax.transfer.recipes import RECIPES, Stage, stages
@@ -19,6 +21,12 @@ from afa_jax.transfer.recipes import RECIPES, Stage, stages
 def anatomy(network: Network) -> Anatomy:
     """Where the methods find things in a network."""
     return Anatomy(network.head, network.heads, network.embedding or network.head, FrozenDict(network.filters))
+
+
+def build(e: Experiment, classes: int, dtype: Any) -> nn.Module:
+    """The experiment's network with as many classes, read as its loss reads it."""
+    module = zoo.create(e.network, classes, dtype)
+    return CosineHead(module, zoo.NETWORKS[e.network].head, e.loss.scale) if e.loss.by_angle else module
 
 
 def data_request(e: Experiment) -> Request:
@@ -34,6 +42,7 @@ def data_request(e: Experiment) -> Request:
         test_fraction=d.test_fraction,
         splits=d.splits,
         skip_damaged=d.skip_damaged,
+        held_out=d.held_out,
         fold=fold(d),
     )
 
@@ -42,7 +51,14 @@ def source_request(e: Experiment) -> Request:
     """The source task's images, as many as there are."""
     size, resize = image_sizes(e)
     source, skip = e.source, e.data.skip_damaged
-    return Request(resize, size, seed=e.seed, folder=source.dir, splits=source.splits, skip_damaged=skip)
+    return Request(
+        *(resize, size),
+        seed=e.seed,
+        folder=source.dir,
+        splits=source.splits,
+        skip_damaged=skip,
+        held_out=e.data.held_out,
+    )
 
 
 def run_identity(e: Experiment) -> dict[str, Any]:

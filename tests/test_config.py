@@ -6,8 +6,9 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from afa_jax.config import default, known_keys, normalisation, settle, to_json
+from afa_jax.config import default, known_keys, settle
 from afa_jax.errors import UserError
+from afa_jax.settings import normalisation, to_json
 from afa_jax.transfer.methods import METHODS
 from tests import tiny
 

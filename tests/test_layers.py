@@ -11,11 +11,14 @@ ROOT = Path(afa_jax.__file__).parent
 
 # Who may be imported by whom: a module may import those of a lower rank, and of its own part of the house.
 RANK = {
-    **dict.fromkeys(("errors", "types", "files", "registry", "initializers", "trees", "batch_axis", "__init__"), 0),
+    **dict.fromkeys(
+        ("errors", "types", "files", "measures", "registry", "initializers", "trees", "batch_axis", "__init__"), 0
+    ),
     **dict.fromkeys(("download", "hosts"), 0.5),
     **dict.fromkeys(("transfer", "models", "data", "report", "provenance"), 1),
     "training": 2,
     "evaluation": 3,
+    "settings": 3.5,
     "config": 4,
     "command_line": 5,
     "plan": 5,

@@ -17,13 +17,13 @@ from typing import Any
 from flax.core import FrozenDict
 
 from afa_jax.command_line import read_experiment
-from afa_jax.config import Experiment
 from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
 from afa_jax.models import zoo
 from afa_jax.provenance import device, versions
 from afa_jax.report import figures
+from afa_jax.settings import Experiment
 from afa_jax.transfer.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]

@@ -38,8 +38,6 @@ from flax.core import FrozenDict
 from jax import Array
 from PIL import Image
 
-from afa_jax.config import Data, Experiment
-from afa_jax.config import Source as SourceNetwork
 from afa_jax.data.cache import Encoded, Files, Source, cached
 from afa_jax.data.images import decode, resize
 from afa_jax.errors import UserError
@@ -48,6 +46,8 @@ from afa_jax.files import write_json
 from afa_jax.models import weights, zoo
 from afa_jax.models.masking import channel_readers, masked
 from afa_jax.provenance import device, versions
+from afa_jax.settings import Data, Experiment
+from afa_jax.settings import Source as SourceNetwork
 from afa_jax.training.prepare import channels_together
 from afa_jax.transfer.channel_weights import loss_increases
 from afa_jax.transfer.methods import METHODS

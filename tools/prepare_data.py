@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--per-class", type=int, default=0, help="as config.data.per_class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test-fraction", type=float, default=0.2, help="as config.data.test_fraction")
+    parser.add_argument("--held-out", type=int, default=80, help="as config.data.held_out")
     parser.add_argument("--splits", default="train,test", help="as config.data.splits")
     parser.add_argument("--skip-damaged", action="store_true")
     parser.add_argument("--sheet", type=Path, help="where the picture goes; <name>.png if not given")
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> int:
         augmentation=options.augmentation,
         per_class=options.per_class,
         test_fraction=options.test_fraction,
+        held_out=options.held_out,
         splits=options.splits,
         skip_damaged=options.skip_damaged,
     )

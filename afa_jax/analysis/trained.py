@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from afa_jax.config import Experiment, image_sizes, settle
+from afa_jax.config import settle
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Dataset, Images, Split
@@ -21,6 +21,7 @@ from afa_jax.errors import UserError, nearest
 from afa_jax.experiment import Run
 from afa_jax.models import weights, zoo
 from afa_jax.plan import planned_stages
+from afa_jax.settings import Experiment, image_sizes
 from afa_jax.training.checkpoint import read_last
 from afa_jax.training.prepare import read_constants
 from afa_jax.training.step import init_state
@@ -117,7 +118,7 @@ class TrainedRun:
         if not (self.folder / MODEL / weights.FILE).is_file():
             raise UserError(f"The trained network {self.folder / MODEL / weights.FILE} is not there: bring it back.")
         name = self.experiment.network
-        return Net(_float32(self._run.target), weights.load(name, self.folder / MODEL))
+        return Net(zoo.in_float32(self._run.target), weights.load(name, self.folder / MODEL))
 
     @property
     def start(self) -> Net:
@@ -126,7 +127,7 @@ class TrainedRun:
         Raises:
           UserError: the source network cannot be had, or is not the one with which the run began.
         """
-        return Net(_float32(self._run.target), self._origin[0])
+        return Net(zoo.in_float32(self._run.target), self._origin[0])
 
     @cached_property
     def stages(self) -> tuple[TrainedStage, ...]:
@@ -147,7 +148,7 @@ class TrainedRun:
                 raise UserError(f"The checkpoint at the end of {self._run.checkpoint_folder(i)} is not there any more.")
             file = self._run.constants_file(i)
             constants = read_constants(file) if file.exists() else {}
-            net = Net(_float32(module), teacher) if teacher is not None else None
+            net = Net(zoo.in_float32(module), teacher) if teacher is not None else None
             made.append(TrainedStage(stage, net, state.params["attention"], constants))
             trained.append({"params": state.params["target"], "batch_stats": state.batch_stats})
         return tuple(made)
@@ -183,10 +184,6 @@ class TrainedRun:
             return json.loads((self.folder / ORIGIN).read_text(encoding="utf-8"))[what]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.folder / ORIGIN}, which says where the run began, is lost or damaged.") from error
-
-
-def _float32(module: nn.Module) -> nn.Module:
-    return module.clone(dtype=jnp.float32) if hasattr(module, "dtype") else module
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,13 @@ class Builder:
       load: gives what a request wants; `catalog.load` does the rest.
       mirrored: a left-right mirrored image still shows its class, so training may flip it.
       seeded: the run's seed may draw the test images, so that those of one seed are trained on with another.
+      verified: the test images are of identities that are not trained on (`Dataset.held_out`).
     """
 
     load: Callable[[Request], Dataset]
     mirrored: bool = True
     seeded: bool = False
+    verified: bool = False
 
 
 def generator(purpose: str, *seed: int) -> np.random.RandomState:

@@ -13,6 +13,7 @@ from jax import Array
 from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.errors import UserError, nearest
 from afa_jax.models import networks
+from afa_jax.models.cosine import CosineHead
 from afa_jax.models.network import Network
 from afa_jax.registry import collect
 from afa_jax.types import Outputs, Variables
@@ -29,6 +30,13 @@ def create(name: str, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
       UserError: no network has that name.
     """
     return known(name).build(num_classes, dtype)
+
+
+def in_float32(module: nn.Module) -> nn.Module:
+    """The same network with activations in float32."""
+    if isinstance(module, CosineHead):
+        return module.clone(network=in_float32(module.network))
+    return module.clone(dtype=jnp.float32) if hasattr(module, "dtype") else module
 
 
 def known(name: str) -> Network:

@@ -9,9 +9,10 @@ import numpy as np
 from afa_jax.errors import UserError
 from afa_jax.report.runs import Run
 
-METRICS = {"cross_entropy": "cross-entropy", "loss": "total loss", "top1": "top-1 (%)"}
+METRICS = {"cross_entropy": "cross-entropy", "loss": "total loss", "top1": "top-1 (%)", "tar": "TAR (%)"}
+RATES = ("top1", "tar")
+"""Metrics that are shares, shown in percent; the others are losses."""
 SPLITS = {"train": "training", "test": "test"}
-_SCALE = {"top1": 100.0}
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -21,7 +22,7 @@ class Curve:
 
     Attributes:
       steps: [T], ascending; counted through all stages whose result is kept.
-      values: [R, T], a row a run; top-1 in percent.
+      values: [R, T], a row a run; rates in percent.
     """
 
     steps: np.ndarray
@@ -72,7 +73,7 @@ def curve(run: Run, split: str, metric: str) -> Curve:
     """
     starts = _starts(run)
     points = {
-        starts[record["stage"]] + record["step"]: _SCALE.get(metric, 1.0) * record[metric]
+        starts[record["stage"]] + record["step"]: (100 if metric in RATES else 1) * record[metric]
         for record in run.records
         if record["split"] == split and record["stage"] in starts and metric in record
     }

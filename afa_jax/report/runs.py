@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afa_jax.errors import UserError
+from afa_jax.measures import MEASURES, last, measure
 
 _NUMBER = (int, float)
 _SHAPE = {
@@ -17,11 +18,12 @@ _SHAPE = {
         **{"network": str, "steps": int, "schedule": str, "taps": int, "tap_layers": str, "methods": dict},
     },
     **{"recipe": str, "seed": int, "command": str, "device": str, "versions": dict, "finished": str, "stages": list},
-    **{"train_images": int, "test_images": int, "last_top1": _NUMBER, "best_test_top1": _NUMBER},
+    **{"train_images": int, "test_images": int},
     "train_images_per_second": _NUMBER,
     "parameters": {"network": int, "attention": dict},
 }
 """What a summary must say, and of which type, for anything to be made of it."""
+_VERIFICATION = {"verification": {"pairs": dict, "tar_at_far": list, "roc": list}}
 _STAGE = {"name": str, "steps": int, "kept": bool}
 _RECORD = {"stage": str, "step": int, "split": str}
 
@@ -79,12 +81,22 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        return "last_top1" not in self.summary
+        return not measure(self.summary)
 
     @property
-    def top1(self) -> float:
-        """In percent, on the test split at the last step."""
-        return 100 * self.summary["last_top1"]
+    def score(self) -> float:
+        """In percent, on the test split at the last step; of several false accept rates at the first."""
+        return last(self.summary)
+
+    @property
+    def scored(self) -> str:
+        """What `score` is, such as `top-1`."""
+        return MEASURES[measure(self.summary)]
+
+    @property
+    def verified(self) -> Sequence[Mapping[str, Any]]:
+        """The true accept rate at each false accept rate, where identities were held out."""
+        return self.summary["verification"]["tar_at_far"] if measure(self.summary) == "tar" else ()
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -145,7 +157,8 @@ def _read(folder: Path) -> Run:
         raise UserError(
             f"{folder / 'summary.json'} is damaged: remove it, and the run's command makes it anew."
         ) from error
-    misfit = _misfit(summary, _SHAPE) or next(filter(None, (_misfit(stage, _STAGE) for stage in summary["stages"])), "")
+    shape = _SHAPE | (_VERIFICATION if measure(summary) == "tar" else {"last_top1": _NUMBER, "best_test_top1": _NUMBER})
+    misfit = _misfit(summary, shape) or next(filter(None, (_misfit(stage, _STAGE) for stage in summary["stages"])), "")
     if misfit or not summary["stages"]:
         what = misfit or "stages"
         raise UserError(f"{folder} is of an older version and does not say its {what}: run it again elsewhere.")

@@ -7,8 +7,10 @@ from typing import Any
 
 from scipy import stats
 
+from afa_jax.measures import MEASURES
 from afa_jax.report import rendering
-from afa_jax.report.published import published
+from afa_jax.report.curves import grouped
+from afa_jax.report.published import Published, published
 from afa_jax.report.runs import Run
 
 SIGNIFICANCE = 0.05
@@ -16,19 +18,19 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """One recipe on one data set over its seeds; accuracies in percent.
+    """One recipe on one data set over its seeds; rates in percent.
 
     Attributes:
-      values: top-1 at the last step, a value a seed.
+      values: top-1 at the last step, or the true accept rate (TAR), a value a seed.
       failed: runs that ended without a result.
-      published: mean and standard deviation in the papers.
+      published: mean and, where it is given, standard deviation in the papers.
       best: its mean is the highest of the column, and from each other's farther away than noise explains.
       counted: the text says of how many runs it is, for not all cells are of as many.
     """
 
     values: tuple[float, ...]
     failed: int = 0
-    published: tuple[float, float] | None = None
+    published: Published | None = None
     best: bool = False
     counted: bool = False
 
@@ -58,31 +60,61 @@ class Table:
 
 
 def compare(runs: Iterable[Run]) -> list[Table]:
-    """A table a network: a column a data set, a row a recipe with its setting, in order of first appearance.
+    """A table a network: a column a data set (and false accept rate, where identities were verified), a row a recipe
+    with its setting, in order of first appearance.
 
     Runs of different data sets stand side by side and are never averaged.
     """
-    found: dict[str, dict[tuple[str, str], Cell]] = {}
+    return [_table(network, group) for network, group in grouped(runs, lambda run: run.network).items()]
+
+
+def _scores(run: Run) -> dict[str, float]:
+    """Of a finished run, in percent by column."""
+    tars = {f"{run.dataset}, TAR at FAR {one['far']:g}": 100 * one["tar"] for one in run.verified}
+    return tars or {run.dataset: run.score}
+
+
+def _cells(runs: Sequence[Run]) -> dict[tuple[str, str], Cell]:
+    """By column and label."""
+    cells: dict[tuple[str, str], Cell] = {}
+    columns = {run.dataset: tuple(_scores(run)) for run in runs if not run.failed}
     for run in runs:
-        cells, place = found.setdefault(run.network, {}), (run.dataset, run.label)
         # Where alpha or beta is varied, a figure of the papers is none of all the points.
         varied = any(f"{name}=" in run.setting for name in ("alpha", "beta"))
-        reported = None if varied else published(run.experiment, run.dataset, run.recipe)
-        cell = cells.get(place) or Cell((), published=reported)
-        added = {"failed": cell.failed + 1} if run.failed else {"values": (*cell.values, run.top1)}
-        cells[place] = replace(cell, **added)
-    return [_table(network, cells) for network, cells in found.items()]
+        for column in columns.get(run.dataset, (run.dataset,)):
+            known = None if varied else published(run.experiment, column, run.recipe)
+            cell = cells.get((column, run.label)) or Cell((), published=known)
+            added = {"failed": cell.failed + 1} if run.failed else {"values": (*cell.values, _scores(run)[column])}
+            cells[column, run.label] = replace(cell, **added)
+    return cells
 
 
-def _table(network: str, cells: Mapping[tuple[str, str], Cell]) -> Table:
+def _table(network: str, runs: Sequence[Run]) -> Table:
+    cells = _cells(runs)
     datasets = tuple(dict.fromkeys(dataset for dataset, _ in cells))
     labels = tuple(dict.fromkeys(label for _, label in cells))
     uneven = len({len(cell.values) for cell in cells.values() if cell.values}) > 1
     cells = {place: replace(cell, counted=uneven) for place, cell in cells.items()}
     columns = {dataset: _mark_best({label: cells.get((dataset, label)) for label in labels}) for dataset in datasets}
     rows = tuple(Row(label, tuple(columns[dataset][label] for dataset in datasets)) for label in labels)
-    notes = _notes([cell for row in rows for cell in row.cells if cell])
-    return Table(f"Top-1 (%) of {network}", datasets, rows, notes, network)
+    notes = (*_notes([cell for row in rows for cell in row.cells if cell]), *_pairs(runs))
+    return Table(f"{scored(runs)} of {network}", datasets, rows, notes, network)
+
+
+def scored(runs: Iterable[Run]) -> str:
+    """What the runs are compared by: `Top-1 (%)`, `TAR (%)` or both."""
+    measures = " and ".join(dict.fromkeys(run.scored for run in runs if not run.failed)) or MEASURES["top1"]
+    return f"{measures[0].upper()}{measures[1:]} (%)"
+
+
+def _pairs(runs: Sequence[Run]) -> Iterable[str]:
+    """How many pairs stand behind each false accept rate."""
+    for dataset, group in grouped((run for run in runs if run.verified), lambda run: run.dataset).items():
+        fewest: dict[float, int] = {}
+        for one in (one for run in group for one in run.verified):
+            fewest[one["far"]] = min(one["impostors"], fewest.get(one["far"], one["impostors"]))
+        said = ", ".join(f"{count:,} at {far:g}" for far, count in fewest.items())
+        yield f"Impostor pairs that are accepted on {dataset}, in the run with the fewest: {said}."
 
 
 def _notes(cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -94,7 +126,7 @@ def _notes(cells: Sequence[Cell]) -> tuple[str, ...]:
     elif sum(len(cell.values) > 1 for cell in cells) > 1:
         notes.append(f"No best one stands out by Welch's t-test, two-sided, p < {SIGNIFICANCE:g}.")
     if any(cell.published for cell in cells):
-        notes.append("Published: mean ± standard deviation over five runs.")
+        notes.append("Published: mean ± standard deviation over five runs; alone where no deviation is given.")
     return tuple(notes)
 
 
@@ -145,9 +177,15 @@ def _lines(table: Table) -> list[list[str]]:
             shown = cell.text if cell else ""
             line.append(rendering.bold(shown) if cell and cell.best else shown)
             if two:
-                line.append("{:.4g} ± {:.1f}".format(*cell.published) if cell and cell.published else "")
+                line.append(reported(cell.published) if cell and cell.published else "")
         lines.append(line)
     return lines
+
+
+def reported(figure: Published) -> str:
+    """A figure of the papers, in words."""
+    mean, deviation = figure
+    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.1f}"
 
 
 def markdown(table: Table) -> str:
@@ -176,9 +214,10 @@ def csv(table: Table) -> str:
             if cell:
                 mean = statistics.fmean(cell.values) if cell.values else ""
                 deviation = statistics.stdev(cell.values) if len(cell.values) > 1 else ""
-                counts, reported = (len(cell.values), cell.failed), cell.published or ("", "")
+                counts = len(cell.values), cell.failed
+                known = ["" if one is None else one for one in cell.published or (None, None)]
                 values = " ".join(map(repr, cell.values))
-                lines.append((dataset, row.label, mean, deviation, *counts, *reported, int(cell.best), values))
+                lines.append((dataset, row.label, mean, deviation, *counts, *known, int(cell.best), values))
     return rendering.to_csv(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from afa_jax.errors import UserError
 from afa_jax.files import write_json
+from afa_jax.measures import last
 from afa_jax.sweep.jobs import Job, plan
 from afa_jax.sweep.presets import GRID, Variant
 from afa_jax.sweep.work import Progress
@@ -65,10 +66,10 @@ class Trial:
     point: Mapping[str, float]
     jobs: Sequence[Job]
 
-    def top1(self, progress: Progress) -> list[float]:
-        """In percent, of the folds that finished."""
+    def scores(self, progress: Progress) -> list[float]:
+        """Top-1 or TAR in percent, of the folds that finished."""
         summaries = [progress.summaries[job.workdir] for job in self.jobs if job.workdir in progress.summaries]
-        return [100 * summary["last_top1"] for summary in summaries]
+        return [last(summary) for summary in summaries]
 
 
 def trials(
@@ -109,15 +110,15 @@ def choose(search: Search, tried: Sequence[Trial], progress: Progress, file: Pat
     Raises:
       UserError: a fold failed at every point.
     """
-    whole = [trial for trial in tried if len(trial.top1(progress)) == len(trial.jobs)]
+    whole = [trial for trial in tried if len(trial.scores(progress)) == len(trial.jobs)]
     if not whole:
         own = [job.workdir for trial in tried for job in trial.jobs]
         fault = next((progress.faults[workdir] for workdir in own if workdir in progress.faults), "")
         raise UserError(f"Cross-validation of {tried[0].variant.recipe} failed at every point of its grid: {fault}")
-    best = max(whole, key=lambda trial: (statistics.fmean(trial.top1(progress)), [-v for v in trial.point.values()]))
+    best = max(whole, key=lambda trial: (statistics.fmean(trial.scores(progress)), [-v for v in trial.point.values()]))
     file.parent.mkdir(parents=True, exist_ok=True)
     points = [
-        {"settings": dict(trial.point), "top1": trial.top1(progress), "folds": len(trial.jobs)} for trial in tried
+        {"settings": dict(trial.point), "scores": trial.scores(progress), "folds": len(trial.jobs)} for trial in tried
     ]
     write_json(file, {"recipe": best.variant.recipe, "chosen": dict(best.point), "points": points})
     return replace(best.variant, settings={**best.variant.settings, "cross_validated": "+".join(search.names)})

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from afa_jax.command_line import read_experiment
-from afa_jax.config import Experiment
 from afa_jax.plan import planned_stages, run_identity
+from afa_jax.settings import Experiment
 from afa_jax.sweep.presets import Variant
 from afa_jax.training.journal import METRICS, read_metrics
 from afa_jax.training.workdir import CONFIG, differences, finished

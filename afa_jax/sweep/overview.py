@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from afa_jax.measures import last, told
 from afa_jax.report.tables import spread
 from afa_jax.sweep.jobs import Job
 from afa_jax.sweep.work import Progress, State
@@ -79,11 +80,11 @@ def _outcome(job: Job, progress: Progress) -> str:
     name = " ".join(job.path)
     if fault := progress.faults.get(job.workdir):
         return f"{name} failed: {fault}"
-    return f"{name}: top-1 {100 * progress.summaries[job.workdir]['last_top1']:.1f} %"
+    return f"{name}: {told(progress.summaries[job.workdir])}"
 
 
 def _row(path: Sequence[str], jobs: Sequence[Job], progress: Progress) -> tuple[str, str, str, Table | str]:
-    values = [100 * progress.summaries[job.workdir]["last_top1"] for job in jobs if job.workdir in progress.summaries]
+    values = [last(progress.summaries[job.workdir]) for job in jobs if job.workdir in progress.summaries]
     failed = sum(_state(job, progress) == "failed" for job in jobs)
     counted = f"{len(values)}/{len(jobs)}" + (f", {failed} failed" if failed else "")
     bars = Table.grid(padding=(0, 1))

@@ -78,6 +78,13 @@ PRESETS: dict[str, Preset] = {
         _each("taps", (4, 8, 12), "afa"),
         shows=("table", "attentive_modules"),
     ),
+    "afa/table12": Preset(
+        "AFA Table 12: verification of near-infrared faces",
+        # Soft fine-tuning has a rate of its own here (AFA §6.2).
+        (*_all("l2", "l2_fe", "l2_sp", "lwf"), Variant("soft_ft", {"learning_rate": 1e-4}), *_all("delta", "afa")),
+        ("lresnet34e_ir",),
+        shows=("table", "roc"),
+    ),
     "afa/fig3": Preset(
         "AFA Fig. 3: loss curves", _all("dfa", "delta", "ast", "act", "afa", eval_every=_OFTEN), shows=("curves",)
     ),

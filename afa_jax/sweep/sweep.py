@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from afa_jax.command_line import read_experiment
-from afa_jax.config import to_json
 from afa_jax.data.catalog import find
 from afa_jax.errors import UserError
 from afa_jax.files import locked, whole
@@ -19,6 +18,7 @@ from afa_jax.plan import planned_stages
 from afa_jax.report import figures, tables
 from afa_jax.report.rendering import to_csv, to_latex, to_markdown, to_text
 from afa_jax.report.runs import Run, read_runs, told_apart
+from afa_jax.settings import to_json
 from afa_jax.sweep import cross_validation, parameters
 from afa_jax.sweep.cross_validation import Search
 from afa_jax.sweep.jobs import Job, plan

@@ -5,37 +5,37 @@ angle between the embedding and each column of that layer's kernel; the bias has
 """
 
 import math
+from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from afa_jax.models.cosine import cosines, unit
 
-def unit(vectors: Array, axis: int = -1) -> Array:
-    """x / ‖x‖ in float32, for vectors of any length that float32 has.
+LOSSES = ("softmax", "arcface")
 
-    A zero vector stays zero, and its gradient is that of a vector of length 1, so that training can move it.
+
+@dataclass(frozen=True)
+class Loss:
+    """The cross-entropy by which classes are told apart.
+
+    ArcFace is told by the angles between embedding and class alone, and so is everything that is judged by them: top-1,
+    DELTA's channel weights, the outputs that LwF keeps.
     """
-    vectors = vectors.astype(jnp.float32)
-    # The result does not depend on the scale, so its gradient does not either; squares of what is scaled stay finite.
-    largest = jax.lax.stop_gradient(jnp.abs(vectors).max(axis, keepdims=True))
-    scaled = vectors / jnp.where(largest > 0, largest, 1)
-    square = (scaled * scaled).sum(axis, keepdims=True)
-    return scaled / jnp.sqrt(jnp.where(largest > 0, square, 1))
+
+    name: str = "softmax"
+    """`softmax` of the classification layer, or `arcface`: of s·cos θ, with a margin at the label."""
+    scale: float = 64.0
+    """ArcFace's s."""
+    margin: float = 0.5
+    """ArcFace's m, in radians."""
+
+    @property
+    def by_angle(self) -> bool:
+        return self.name == "arcface"
 
 
-def cosine_logits(embedding: Array, kernel: Array, scale: float = 64.0) -> Array:
-    """s·cos θ_j: what identities are judged by when no margin is added.
-
-    Args:
-      embedding: `[B, D]`, what the classification layer takes in.
-      kernel: `[D, K]`, a column an identity.
-      scale: s.
-
-    Returns:
-      float32 `[B, K]`.
-    """
-    return scale * _cosines(unit(embedding), unit(kernel, axis=0))
+SOFTMAX = Loss()
 
 
 def arcface_logits(embedding: Array, kernel: Array, labels: Array, scale: float = 64.0, margin: float = 0.5) -> Array:
@@ -59,19 +59,14 @@ def arcface_logits(embedding: Array, kernel: Array, labels: Array, scale: float 
       float32 `[B, K]`.
     """
     embedding, kernel = unit(embedding), unit(kernel, axis=0)
-    cosines, own = _cosines(embedding, kernel), kernel[:, labels].T
-    cosine = jnp.take_along_axis(cosines, labels[:, None], axis=1)
+    every, own = cosines(embedding, kernel), kernel[:, labels].T
+    cosine = jnp.take_along_axis(every, labels[:, None], axis=1)
     has_angle = (embedding != 0).any(-1, keepdims=True) & (own != 0).any(-1, keepdims=True)
     sine = jnp.where(has_angle, 0.5 * _length(embedding - own) * _length(embedding + own), 1)
     moved = cosine * math.cos(margin) - sine * math.sin(margin)
     moved = jnp.where(cosine > math.cos(math.pi - margin), moved, cosine - margin * math.sin(margin))
-    is_label = jnp.arange(cosines.shape[1]) == labels[:, None]
-    return scale * jnp.where(is_label, moved, cosines)
-
-
-def _cosines(embedding: Array, kernel: Array) -> Array:
-    # Elsewhere than on CPU the default drops digits, of which the scale of 64 would make whole logits.
-    return jnp.matmul(embedding, kernel, precision=jax.lax.Precision.HIGHEST)
+    is_label = jnp.arange(every.shape[1]) == labels[:, None]
+    return scale * jnp.where(is_label, moved, every)
 
 
 def _length(vectors: Array) -> Array:

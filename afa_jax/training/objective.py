@@ -14,10 +14,15 @@ from afa_jax import trees
 from afa_jax.batch_axis import BatchAxis
 from afa_jax.data.augment import Preprocess
 from afa_jax.models import zoo
+from afa_jax.models.cosine import cosine_logits
+from afa_jax.training.identification import SOFTMAX, Loss, arcface_logits
 from afa_jax.training.optimizer import Sgd
-from afa_jax.transfer.method import EMBEDDING, Anatomy, Context, Frozen, Need
+from afa_jax.transfer.method import EMBEDDING, Anatomy, Classify, Context, Frozen, Need, linear
 from afa_jax.transfer.recipes import Stage
 from afa_jax.types import Outputs, PyTree, Variables
+
+HEAD_INPUT = "head_input"
+"""Under this name `Outputs.features` has what the classification layer takes in, behind dropout."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Task:
       anatomy: of both.
       accumulate: into how many parts a batch is cut, of which one after the other is on the device.
       remat: compute in the backward pass anew what is cheap, in place of keeping it.
+      loss: the cross-entropy of the target's classes; the networks are made for it.
     """
 
     target: nn.Module
@@ -39,6 +45,14 @@ class Task:
     sgd: Sgd
     accumulate: int = 1
     remat: bool = False
+    loss: Loss = SOFTMAX
+
+    @property
+    def classify(self) -> Classify:
+        """How a classification layer is read."""
+        if self.loss.by_angle:
+            return lambda embedding, head: cosine_logits(embedding, head["kernel"], self.loss.scale)
+        return linear
 
 
 def unweighted(task: Task) -> Task:
@@ -56,23 +70,38 @@ def teach(task: Task, frozen: Frozen, images: Array) -> Outputs | None:
 
 
 def look(task: Task, axis: BatchAxis, variables: Variables, images: Array, key: Array) -> Outputs:
-    """The target's outputs in a step: features at the taps and, for a method that needs it, the embedding."""
+    """The target's outputs in a step: features at the taps, and what the method and the loss need of the embedding."""
     method, embedding = task.stage.method, f"{task.anatomy.embedding}{zoo.INPUT}"
     taps = task.stage.taps if Need.TEACHER_FEATURES in method.needs else ()
-    wanted = (*taps, embedding) if Need.EMBEDDING in method.needs else taps
-    train = not method.head_only
+    named = {EMBEDDING: embedding} if Need.EMBEDDING in method.needs else {}
+    named |= {HEAD_INPUT: f"{task.anatomy.head}{zoo.INPUT}"} if task.loss.by_angle else {}
+    wanted, train = tuple(dict.fromkeys((*taps, *named.values()))), not method.head_only
 
     def run(variables: Variables, images: Array, key: Array) -> Outputs:
         return zoo.forward(task.target, variables, images, taps=wanted, train=train, rngs={"dropout": key}, axis=axis)
 
     outputs = (jax.checkpoint(run, policy=is_costly) if task.remat else run)(variables, images, key)
-    names = {embedding: EMBEDDING}
-    return outputs._replace(features={names.get(tap, tap): value for tap, value in outputs.features.items()})
+    features = outputs.features
+    return outputs._replace(features={**features, **{name: features[tap] for name, tap in named.items()}})
 
 
 def is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
     """What the backward pass does not compute anew: convolutions and products. BatchNorm and ReLU are cheap."""
     return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+
+
+def cross_entropies(task: Task, target: Outputs, params: PyTree, labels: Array) -> Array:
+    """The loss of each image, `[B]`.
+
+    Args:
+      target: as `look` gives it.
+      params: the target's.
+    """
+    logits, loss = target.logits, task.loss
+    if loss.by_angle:
+        kernel = trees.get(params, task.anatomy.head)["kernel"]
+        logits = arcface_logits(target.features[HEAD_INPUT], kernel, labels, loss.scale, loss.margin)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def penalties(task: Task, context: Context, images: int) -> dict[str, Array]:

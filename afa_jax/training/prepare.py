@@ -126,7 +126,7 @@ def _loss_increases(
     number = sum(channels.values())
     tell(f"Leaving out {number:,} channels, one by one, on {count} batches of {settings['images']} images.")
     # In float32, because the differences are small against the losses.
-    module = task.target.clone(dtype=jnp.float32) if hasattr(task.target, "dtype") else task.target
+    module = zoo.in_float32(task.target)
     parts = {tap: filter_parts(task.anatomy, shapes, tap) for tap in channels}
     readers = {
         tap: channel_readers(module, variables, size, partial(_masks, parts[tap]), number)

@@ -12,7 +12,16 @@ from jax.typing import ArrayLike
 
 from afa_jax import trees
 from afa_jax.batch_axis import WHOLE, BatchAxis
-from afa_jax.training.objective import Task, head_penalty, hold_backbone, look, penalties, teach, total
+from afa_jax.training.objective import (
+    Task,
+    cross_entropies,
+    head_penalty,
+    hold_backbone,
+    look,
+    penalties,
+    teach,
+    total,
+)
 from afa_jax.training.optimizer import make_optimizer, schedule
 from afa_jax.transfer.method import Context, Frozen, Need, Start
 from afa_jax.types import Batch, PyTree
@@ -90,12 +99,13 @@ def make_step(
                 source = look(task, axis, variables, batch["source"]["image"], keys[1])
             progress = state.step / stage.steps
             context = Context(
-                params, target, teacher, frozen, batch, progress, stage.settings, task.anatomy, source, axis
+                *(params, target, teacher, frozen, batch, progress, stage.settings, task.anatomy, source),
+                *(task.classify, axis),
             )
             images = len(labels) * axis.size * task.accumulate
             terms = {name: term.mean() for name, term in penalties(task, context, images).items()}
             parts = {
-                "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(target.logits, labels).mean(),
+                "cross_entropy": cross_entropies(task, target, params["target"], labels).mean(),
                 **terms,
                 "alignment": sum(terms.values(), jnp.float32(0)),
                 "head_penalty": head_penalty(task, params["target"]),

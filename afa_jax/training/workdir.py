@@ -13,6 +13,7 @@ import numpy as np
 from afa_jax import hosts
 from afa_jax.errors import UserError
 from afa_jax.files import locked, write_json
+from afa_jax.measures import measure
 from afa_jax.types import Variables
 
 CONFIG, ORIGIN, SUMMARY, MODEL = "config.json", "origin.json", "summary.json", "model"
@@ -130,4 +131,4 @@ def finished(workdir: Path) -> dict[str, Any] | None:
         summary = json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return summary if isinstance(summary, dict) and "last_top1" in summary else None
+    return summary if isinstance(summary, dict) and measure(summary) else None

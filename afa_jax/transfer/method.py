@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import struct
 from flax.core import FrozenDict
 from jax import Array
@@ -57,6 +58,15 @@ class Anatomy:
         return self.filters.get(tap, (tap,))
 
 
+Classify = Callable[[Array, Mapping[str, Array]], Array]
+"""From an embedding `[B, D]` and a classification layer, `kernel` `[D, K]` and `bias` `[K]`, to float32 `[B, K]`."""
+
+
+def linear(embedding: Array, head: Mapping[str, Array]) -> Array:
+    """x·W + b."""
+    return embedding.astype(jnp.float32) @ head["kernel"] + head["bias"]
+
+
 class Context(NamedTuple):
     """All that a penalty may look at. What it leaves alone is never computed: the compiler drops it."""
 
@@ -73,6 +83,8 @@ class Context(NamedTuple):
     anatomy: Anatomy
     source: Outputs | None = None
     """The target network on the images `batch["source"]` of the source task, in train mode."""
+    classify: Classify = linear
+    """How a classification layer is read."""
     axis: BatchAxis = WHOLE
     """Over which the batch is spread, for a penalty that is not a mean over its images."""
 

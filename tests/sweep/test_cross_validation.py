@@ -80,10 +80,10 @@ def test_no_image_that_a_choice_is_made_on_is_tested_by_the_run_it_is_made_for(t
                 assert not (members(part.train) | members(part.test)) & members(data.test)
 
 
-def outcome(tried, top1):
+def outcome(tried, scores):
     """Progress in which the folds of each point have these accuracies; None is a run that failed."""
     progress = Progress([job for trial in tried for job in trial.jobs])
-    for trial, values in zip(tried, top1, strict=True):
+    for trial, values in zip(tried, scores, strict=True):
         for job, value in zip(trial.jobs, values, strict=True):
             if value is None:
                 progress.faults[job.workdir] = "The loss blew up."
@@ -93,22 +93,22 @@ def outcome(tried, top1):
 
 
 @pytest.mark.parametrize(
-    ("top1", "best"),
+    ("scores", "best"),
     [
         ([(0.5, 0.6, 0.7), (0.5, 0.7, 0.7)], 0.2),
         ([(0.5, 0.6, 0.7), (0.7, 0.6, 0.5)], 0.1),  # equally good: the smallest
         ([(0.1, 0.1, 0.1), (0.9, None, 0.9)], 0.1),  # a fold that failed puts the point out
     ],
 )
-def test_the_best_mean_is_chosen_and_written_down(top1, best, tmp_path):
+def test_the_best_mean_is_chosen_and_written_down(scores, best, tmp_path):
     tried = made(tmp_path)
-    variant = choose(Search(("alpha",)), tried, outcome(tried, top1), tmp_path / "choice.json")
+    variant = choose(Search(("alpha",)), tried, outcome(tried, scores), tmp_path / "choice.json")
     point = {"methods.ast.alpha": best, "methods.act.alpha": best}
     assert variant.settings == {**point, "cross_validated": "alpha"}
     kept = json.loads((tmp_path / "choice.json").read_text())
     assert kept["chosen"] == point and kept["recipe"] == "afa"
-    assert [point["top1"] for point in kept["points"]] == [
-        pytest.approx([100 * v for v in values if v is not None]) for values in top1
+    assert [point["scores"] for point in kept["points"]] == [
+        pytest.approx([100 * v for v in values if v is not None]) for values in scores
     ]
 
 

@@ -159,9 +159,9 @@ def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
     assert status == 2, said
     assert said.count("sweep: ") == said.count("/seed0 failed: ") + said.count("/seed1 failed: ") == 2
     assert "lower methods.ast.alpha" in said
-    choice = json.loads((root / "cross_validation" / "resnet10_small-act.json").read_text())["chosen"]
-    told = f"act/methods.act.alpha={choice['methods.act.alpha']}"
     for seed in (0, 1):
+        choice = json.loads((root / "cross_validation" / f"resnet10_small-act-seed{seed}.json").read_text())["chosen"]
+        told = f"act/cross_validated=methods.act.alpha,methods.act.alpha={choice['methods.act.alpha']}"
         kept = json.loads((root / told / f"seed{seed}" / "config.json").read_text())
         assert kept["methods"]["act"]["alpha"] == choice["methods.act.alpha"] and kept["data"]["fold"] == ""
     table = (root / "sweep-resnet10_small.md").read_text()

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from afa_jax.training.identification import arcface_logits, cosine_logits, unit
+from afa_jax.models.cosine import cosine_logits, unit
+from afa_jax.training.identification import arcface_logits
 
 SCALE, MARGIN = 64.0, 0.5
 arcface = jax.jit(arcface_logits, static_argnames=("scale", "margin"))

@@ -71,6 +71,19 @@ def hold_out(identities: Sequence[str], count: int, seed: int) -> list[str]:
     return sorted(sorted(identities, key=place)[:count])
 
 
+def check_held_out(count: int, identities: int, where: str) -> None:
+    """Holds that so many of the identities can be held out.
+
+    Raises:
+      UserError: fewer than two would be verified or trained on.
+    """
+    if not 2 <= count <= identities - 2:
+        raise UserError(
+            f"data.held_out is {count}, of {identities} identities in {where}: two or more must be held out and two or "
+            f"more trained on; set it to 2 at least and {identities - 2} at most."
+        )
+
+
 def _divided(root: Path, request: Request) -> tuple[Pictures, Pictures]:
     """(those that are trained on, those that are verified)."""
     halves = folders.halves(root, "some identities are held out (data.held_out)")
@@ -83,13 +96,9 @@ def _divided(root: Path, request: Request) -> tuple[Pictures, Pictures]:
                 f"in {halves[1]}: who is verified must not be trained on; remove it from one of them."
             )
         return train, test
-    found, count = folders.pictures_of(root, "identity", least=4), request.held_out
-    if not 2 <= count <= len(found) - 2:
-        raise UserError(
-            f"data.held_out is {count}, of {len(found)} identities in {root}: two or more must be held out and two or "
-            f"more trained on; set it to 2 at least and {len(found) - 2} at most."
-        )
-    held = set(hold_out(tuple(found), count, request.seed))
+    found = folders.pictures_of(root, "identity", least=4)
+    check_held_out(request.held_out, len(found), str(root))
+    held = set(hold_out(tuple(found), request.held_out, request.seed))
     return {i: p for i, p in found.items() if i not in held}, {i: p for i, p in found.items() if i in held}
 
 
@@ -121,4 +130,4 @@ def _landmarks(root: Path, splits: Sequence[Pictures]) -> dict[str, np.ndarray] 
     return landmarks
 
 
-DATASETS = {"identities": Builder(load, seeded=True)}
+DATASETS = {"identities": Builder(load, seeded=True, verified=True)}

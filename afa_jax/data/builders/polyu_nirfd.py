@@ -29,4 +29,4 @@ def load(request: Request) -> Dataset:
     return load_from(folders.existing(request.folder or place), NAME, request)
 
 
-DATASETS = {NAME: Builder(load, seeded=True)}
+DATASETS = {NAME: Builder(load, seeded=True, verified=True)}

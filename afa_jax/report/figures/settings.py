@@ -18,7 +18,7 @@ from afa_jax.report.curves import grouped, one_task
 from afa_jax.report.figures.style import COLOURS, described, legend, looks, mean_deviation, panels, styled
 from afa_jax.report.grouping import apart
 from afa_jax.report.runs import Run
-from afa_jax.report.tables import spread
+from afa_jax.report.tables import scored, spread
 
 PER_CLASS = "data.per_class"
 
@@ -40,9 +40,9 @@ def images_a_class(runs: Sequence[Run]) -> Figure:
         raise UserError("One figure shows runs of one data set and network, not of several.")
     figure, axes = panels(1, 1, width=5.0, height=3.6)
     said = _lines(axes[0][0], apart(limited, [PER_CLASS]), lambda run: run.experiment["data"]["per_class"])
-    axes[0][0].set(xlabel="labelled images a class", ylabel="top-1 (%)", xticks=sorted(numbers))
+    axes[0][0].set(xlabel="labelled images a class", ylabel=f"{limited[0].scored} (%)", xticks=sorted(numbers))
     legend(figure, axes.flat)
-    return described(figure, f"Line chart of test top-1 against labelled images a class. {said}")
+    return described(figure, f"Line chart of test {limited[0].scored} against labelled images a class. {said}")
 
 
 @styled
@@ -64,13 +64,13 @@ def attentive_modules(runs: Sequence[Run]) -> Figure:
     accuracy, time = axes[0]
     said = _lines(accuracy, series, _taps)
     said_time = _lines(time, series, _taps, _epoch_seconds, " s")
-    accuracy.set(ylabel="top-1 (%)")
+    accuracy.set(ylabel=f"{runs[0].scored} (%)")
     time.set(ylabel="seconds an epoch", ylim=(0, 1.1 * time.get_ylim()[1]))
     for panel in axes[0]:
         panel.set(xlabel="attentive modules", xticks=sorted({_taps(run) for group in series.values() for run in group}))
     legend(figure, axes.flat)
     return described(
-        figure, f"Two line charts against the number of attentive modules. Top-1: {said} Time: {said_time}"
+        figure, f"Two line charts against the number of attentive modules. {scored(runs)}: {said} Time: {said_time}"
     )
 
 
@@ -88,7 +88,7 @@ def _lines(
     panel: Axes,
     series: Mapping[str, Sequence[Run]],
     place: Callable[[Run], int],
-    value: Callable[[Run], float] = lambda run: run.top1,
+    value: Callable[[Run], float] = lambda run: run.score,
     unit: str = " %",
 ) -> str:
     """Draws a line a label, `value` against `place` with error bars; and says the same in words."""
@@ -123,14 +123,14 @@ def alpha_beta(runs: Sequence[Run]) -> Figure:
         raise UserError(
             "The alpha-beta heat map is left out: it wants runs of a recipe with two or more alphas or betas."
         )
-    tops = [fmean([run.top1 for run in some]) for found in cells.values() for some in found.values()]
+    tops = [fmean([run.score for run in some]) for found in cells.values() for some in found.values()]
     figure, axes = panels(1, len(cells), width=4.2, height=3.4)
     said = [
         _heat_map(panel, label, found, (min(tops), max(tops)))
         for panel, (label, found) in zip(axes[0], cells.items(), strict=True)
     ]
-    figure.colorbar(axes[0][0].images[0], ax=list(axes[0]), label="top-1 (%)")
-    return described(figure, f"Heat map of mean test top-1 by alpha and beta. {' '.join(said)}")
+    figure.colorbar(axes[0][0].images[0], ax=list(axes[0]), label=f"{runs[0].scored} (%)")
+    return described(figure, f"Heat map of mean test {runs[0].scored} by alpha and beta. {' '.join(said)}")
 
 
 def weights(run: Run, key: str) -> tuple[float, ...]:
@@ -146,7 +146,7 @@ def _heat_map(
     alphas, betas = (sorted({key[i] for key in found}) for i in (0, 1))
     grid = np.full((len(betas), len(alphas)), np.nan)
     for (alpha, beta), some in found.items():
-        grid[betas.index(beta), alphas.index(alpha)] = fmean([run.top1 for run in some])
+        grid[betas.index(beta), alphas.index(alpha)] = fmean([run.score for run in some])
     panel.grid(False)
     panel.imshow(grid, cmap="cividis", vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
     middle = sum(limits) / 2

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from afa_jax.errors import UserError
-from afa_jax.report.curves import METRICS, SPLITS, Curve, boundaries, grouped, one_task, together
+from afa_jax.measures import measure
+from afa_jax.report.curves import METRICS, RATES, SPLITS, Curve, boundaries, grouped, one_task, together
 from afa_jax.report.figures.style import LINES, Look, described, legend, looks, panels, styled
 from afa_jax.report.grouping import apart
 from afa_jax.report.runs import Run
@@ -31,7 +32,7 @@ def curves(runs: Sequence[Run]) -> Figure:
     one_task(runs)
     labelled = grouped(runs, lambda run: run.label)
     style = looks(labelled)
-    metrics = [metric for metric in METRICS if metric != "top1"]
+    metrics = [metric for metric in METRICS if metric not in RATES]
     found = {
         (split, metric, label): line
         for split in SPLITS
@@ -77,11 +78,12 @@ def _ends(found: dict[tuple[str, str, str], Curve]) -> str:
 
 @styled
 def schedules(runs: Sequence[Run]) -> Figure:
-    """Top-1 on the test split against the step; a colour a recipe, a style of line a rate schedule (DELTA Fig. 3).
+    """Top-1 (or TAR) on the test split against the step (DELTA Fig. 3).
+
+    A colour is a recipe, a style of line a rate schedule.
 
     Raises:
-      UserError: all runs have one schedule, top-1 was measured once only, or the runs are of several data sets or
-        networks.
+      UserError: all runs have one schedule, were tested once only, or are of several data sets or networks.
     """
     one_task(runs)
     names = list(dict.fromkeys(run.experiment["schedule"] for run in runs))
@@ -89,22 +91,24 @@ def schedules(runs: Sequence[Run]) -> Figure:
         raise UserError(f"Learning curves by rate schedule are left out: all runs have the schedule {names[0]}.")
     series = apart(runs, ("schedule",))
     found = {
-        (label, name): together(group, "test", "top1")
+        (label, name): together(group, "test", measure(runs[0].summary))
         for label, all_runs in series.items()
         for name, group in grouped(all_runs, lambda run: run.experiment["schedule"]).items()
     }
     if all(len(line.steps) < 2 for line in found.values()):
-        raise UserError("Learning curves by rate schedule are left out: top-1 was measured once; set eval_every.")
+        raise UserError("Learning curves by rate schedule are left out: runs were tested once; set eval_every.")
     style = looks(series)
     figure, axes = panels(1, 1, width=5.4, height=3.8)
     panel = axes[0][0]
     for (label, name), line in found.items():
         _draw(panel, line, style[label]._replace(line=LINES[names.index(name) % len(LINES)]), f"{label}, {name}")
-    panel.set(xlabel="step", ylabel="top-1 (%)")
+    panel.set(xlabel="step", ylabel=f"{runs[0].scored} (%)")
     handles = [Line2D([], [], color=look.colour, marker=look.marker, label=label) for label, look in style.items()]
     handles += [
         Line2D([], [], color="grey", linestyle=LINES[i % len(LINES)], label=name) for i, name in enumerate(names)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     ends = ", ".join(f"{label} {name} {spread(line.values[:, -1].tolist())} %" for (label, name), line in found.items())
-    return described(figure, f"Line chart of test top-1 against the step by rate schedule. At the last step: {ends}.")
+    return described(
+        figure, f"Line chart of test {runs[0].scored} against the step by rate schedule. At the last step: {ends}."
+    )

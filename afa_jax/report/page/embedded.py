@@ -7,7 +7,7 @@ small, some 10 kB each.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ def curves(runs: Sequence[Run]) -> dict[str, Any]:
     """For each task its labels and the curves, means over seeds and single runs, by split and metric."""
     groups = grouped(runs, task)
     labelled = {name: grouped(group, lambda run: run.label) for name, group in groups.items()}
-    each = len(SPLITS) * len(METRICS)
+    known = {name for run in runs for record in run.records for name in record}
+    metrics = {name: title for name, title in METRICS.items() if name in known}
+    each = len(SPLITS) * len(metrics)
     mean_points = _points(each * 3 * sum(map(len, labelled.values())))
     run_points = _points(each * 2 * len(runs))
     return {
-        "metrics": METRICS,
+        "metrics": metrics,
         "splits": SPLITS,
         "tasks": [
             {
@@ -51,8 +53,8 @@ def curves(runs: Sequence[Run]) -> dict[str, Any]:
                 "boundaries": [
                     sorted({step for run in seeds for step in boundaries(run)}) for seeds in labels.values()
                 ],
-                "means": _lines({(label, ""): seeds for label, seeds in labels.items()}, list(labels), mean_points),
-                "runs": _lines(_single(labels), list(labels), run_points),
+                "means": _lines({(label, ""): seeds for label, seeds in labels.items()}, metrics, mean_points),
+                "runs": _lines(_single(labels), metrics, run_points),
             }
             for name, labels in labelled.items()
         ],
@@ -77,8 +79,10 @@ def _points(numbers_a_point: int) -> int:
 
 
 def _lines(
-    groups: Mapping[tuple[str, str], Sequence[Run]], labels: Sequence[str], most: int
+    groups: Mapping[tuple[str, str], Sequence[Run]], metrics: Iterable[str], most: int
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    labels = list(dict.fromkeys(label for label, _ in groups))
+
     def line(label: str, name: str, found: Curve) -> dict[str, Any]:
         found = found.thinned(most)
         one = {"label": labels.index(label), "name": name, "n": len(found.values), "x": found.steps.tolist()}
@@ -92,7 +96,7 @@ def _lines(
                 for (label, name), runs in groups.items()
                 if len((found := _of(runs, split, metric)).steps)
             ]
-            for metric in METRICS
+            for metric in metrics
         }
         for split in SPLITS
     }

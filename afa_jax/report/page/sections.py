@@ -7,7 +7,7 @@ from afa_jax.report.page.gallery import Drawing
 from afa_jax.report.page.markup import Html, data_uri, joined, tag
 from afa_jax.report.page.summary import Verdict, facts, verdicts
 from afa_jax.report.runs import Run
-from afa_jax.report.tables import Cell, Table
+from afa_jax.report.tables import Cell, Table, reported, scored
 
 MEDIA = {
     "svg": "image/svg+xml",
@@ -31,7 +31,12 @@ def _card(verdict: Verdict) -> Html:
         "article",
         tag("p", verdict.task, class_="eyebrow"),
         tag("h3", verdict.best),
-        tag("p", tag("strong", verdict.top1, class_="figure"), " % top-1, the highest mean", class_="headline"),
+        tag(
+            "p",
+            tag("strong", verdict.score, class_="figure"),
+            f" % {verdict.scored}, the highest mean",
+            class_="headline",
+        ),
         tag("p", verdict.sentence),
         _strip(verdict),
         class_="card",
@@ -122,8 +127,7 @@ def _cell(cell: Cell | None) -> Html:
     shown = tag("strong", cell.text) if cell.best else cell.text
     if cell.published is None:
         return tag("td", shown, class_="number")
-    mean, deviation = cell.published
-    return tag("td", shown, tag("small", f"published {mean:g} ± {deviation:g}"), class_="number")
+    return tag("td", shown, tag("small", f"published {reported(cell.published)}"), class_="number")
 
 
 def _downloads(name: str, what: str, addresses: Mapping[str, str]) -> Html:
@@ -166,7 +170,7 @@ _COLUMNS = (
     ("Data set", "text"),
     ("Network", "text"),
     ("Seed", "number"),
-    ("Top-1 (%)", "number"),
+    ("", "number"),  # what the runs are judged by
     ("Cross-entropy", "number"),
     ("Steps", "number"),
     ("Images/s", "number"),
@@ -178,7 +182,7 @@ def runs_table(runs: Sequence[Run]) -> Html:
     """All runs, a table body each, so that a run's command moves along with it when the script sorts."""
     head = [
         tag("th", tag("button", title, type="button"), scope="col", class_=kind, aria_sort="none", data_kind=kind)
-        for title, kind in _COLUMNS
+        for title, kind in ((title or scored(runs), kind) for title, kind in _COLUMNS)
     ]
     head.append(tag("th", "Command", scope="col"))
     bodies = [_run(i, run) for i, run in enumerate(runs)]
@@ -220,7 +224,7 @@ def _run(place: int, run: Run) -> Html:
         (run.dataset, run.dataset),
         (run.network, run.network),
         (str(run.seed), run.seed),
-        (f"{run.top1:.2f}", run.top1),
+        (f"{run.score:.2f}", run.score),
         (f"{loss[0, -1]:.3f}", float(loss[0, -1])) if loss.size else ("–", ""),
         (f"{(steps := sum(s['steps'] for s in summary['stages'])):,}", steps),
         (f"{summary['train_images_per_second']:,.0f}", summary["train_images_per_second"]),

@@ -17,14 +17,16 @@ class Verdict:
     Attributes:
       task: their names.
       best: the label with the highest mean.
-      top1: its mean and deviation, in percent.
+      score: its mean and deviation, in percent.
+      scored: what that is, such as top-1.
       sentence: how sure that is.
       recipes: label, mean, deviation (0 for a single run) and number of runs, the highest mean first.
     """
 
     task: str
     best: str
-    top1: str
+    score: str
+    scored: str
     sentence: str
     recipes: tuple[tuple[str, float, float, int], ...]
 
@@ -35,13 +37,15 @@ def verdicts(runs: Sequence[Run]) -> list[Verdict]:
 
 
 def _verdict(name: str, runs: Sequence[Run]) -> Verdict:
-    values = {label: [run.top1 for run in group] for label, group in grouped(runs, lambda run: run.label).items()}
+    values = {label: [run.score for run in group] for label, group in grouped(runs, lambda run: run.label).items()}
+    told = next(run.scored + (f" at a FAR of {run.verified[0]['far']:g}" if run.verified else "") for run in runs)
     order = sorted(values, key=lambda label: -statistics.fmean(values[label]))
     best, *others = order
     return Verdict(
         name,
         best,
         spread(values[best]),
+        told,
         _sentence(values[best], {label: values[label] for label in others}),
         tuple(
             (label, statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0, len(v))

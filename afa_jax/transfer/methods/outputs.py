@@ -17,8 +17,7 @@ def keep_head(key: Array, start: Start) -> PyTree:
 
 def _source_logits(context: Context, outputs: Outputs) -> Array:
     """What the kept head says of the target's embedding: float32 `[B, K]`."""
-    head = context.params["attention"][SOURCE_HEAD]
-    return outputs.features[EMBEDDING].astype(jnp.float32) @ head["kernel"] + head["bias"]
+    return context.classify(outputs.features[EMBEDDING], context.params["attention"][SOURCE_HEAD])
 
 
 def learning_without_forgetting(context: Context) -> dict[str, Array]:

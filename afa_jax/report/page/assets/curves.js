@@ -15,7 +15,7 @@ function startCurves() {
 
   function words(line, i) {
     if (i < 0) return "–";
-    const digits = metric() === "top1" ? 1 : 3;
+    const digits = ["top1", "tar"].includes(metric()) ? 1 : 3;
     return line.y[i].toFixed(digits) + (line.d ? ` ± ${line.d[i].toFixed(digits)}` : "");
   }
 
