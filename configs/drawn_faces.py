@@ -1,6 +1,10 @@
-"""Drawn faces: from visible light to near infrared, other people verified than are trained on. Needs no network.
+"""Drawn faces: from visible light to near infrared; other people are verified than are trained on. Needs no network.
 
-python -m afa_jax.main --config configs/drawn_faces.py
+    python -m afa_jax.main --config configs/drawn_faces.py
+
+A source network for 128 drawn people by visible light, once, and a target for 32 others in near infrared, by ArcFace;
+32 more are verified: 71,424 pairs of two people, so that a false accept rate of 1e-4 stands on seven. Two CPU cores,
+about ten minutes. Alpha is 0.1 because features that are held fast by 1 cannot follow from one light to the other.
 """
 
 from afa_jax.config import default
@@ -18,8 +22,8 @@ def get_config():
     config.fars = "1e-2,1e-3,1e-4"
     config.recipe = "l2, delta, afa"
     config.convention = "normalised"
-    config.methods.delta.alpha = 1.0
-    config.methods.ast.alpha = config.methods.act.alpha = 1.0
+    config.methods.delta.alpha = 0.1
+    config.methods.ast.alpha = config.methods.act.alpha = 0.1
     config.seeds = 3
     config.batch_size = 32
     config.steps = 200

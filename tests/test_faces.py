@@ -22,6 +22,7 @@ from afa_jax.transfer.recipes import RECIPES
 from tests import processes, tiny
 
 FACES = {
+    "network": tiny.NETWORK,
     "data.name": "drawn_faces_infrared",
     "data.image_size": 16,
     "data.resize": 16,
@@ -57,8 +58,8 @@ def test_the_summary_is_of_the_saved_network(folder):
     found, e = summary(folder)["verification"], settle(config("afa"))
     data = catalog.load(e.data.name, data_request(e))
     assert len(data.held_out) == 8 and len(data.test) == 96 and set(data.held_out).isdisjoint(data.classes)
-    variables = weights.load("resnet10_small", folder / "afa" / "seed0" / "model")
-    module, preprocess = zoo.create("resnet10_small", len(data.classes)), Run(e, folder / "none").preprocess
+    variables = weights.load(tiny.NETWORK, folder / "afa" / "seed0" / "model")
+    module, preprocess = zoo.create(tiny.NETWORK, len(data.classes)), Run(e, folder / "none").preprocess
     look = jax.jit(lambda images: zoo.forward(module, variables, images, taps=("fc:input",)).features["fc:input"])
     images = preprocess.test(np.stack([data.test.images[i] for i in range(96)]))
     made = directions(np.asarray(look(images) + look(images[:, :, ::-1])))
@@ -98,7 +99,7 @@ def test_the_table_has_a_column_a_rate_and_the_curve_is_drawn(folder):
     runs, problems = find_runs([folder])
     assert not problems and len(runs) == 4
     (table,) = tables.compare(runs)
-    assert table.title == "TAR (%) of resnet10_small"
+    assert table.title == f"TAR (%) of {tiny.NETWORK}"
     assert table.columns == tuple(f"drawn_faces_infrared_3, TAR at FAR {far}" for far in ("0.01", "0.001"))
     assert [row.label for row in table.rows] == ["l2", "afa"]
     afa = [100 * summary(folder, "afa", seed)["last_tar"] for seed in (0, 1)]
