@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from afa_jax.config import known_keys, settle, unknown_key
-from afa_jax.errors import UserError
+from afa_jax.errors import UserError, disk_fault
 from afa_jax.settings import Experiment
 
 
@@ -36,11 +36,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str, dict[str, 
     Raises:
       UserError: a flag, the config file, or a setting in either is wrong.
     """
-    known = known_keys()
-    for argument in argv[1:]:
-        dashes, dot, key = argument.split("=")[0].partition("config.")
-        if dashes in ("-", "--") and dot and key not in known:
-            raise unknown_key(key)
+    _refuse_unknown_keys(argv[1:])
     values = flags.FlagValues()
     sys.modules.pop("config_config", None)  # where the names of the last config file are left
     try:
@@ -69,6 +65,64 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path | None, str, dict[str, 
     workdir = Path(values.workdir) if values.workdir else None
     name = f"{Path(file).stem}-{argument}" if argument else Path(file).stem
     return config, workdir, name, {"distributed_run": values.distributed, **others}
+
+
+def override(config: ConfigDict, settings: Sequence[str]) -> ConfigDict:
+    """A config with some of its settings changed.
+
+    Args:
+      settings: as on the command line, `--config.key=value`.
+
+    Raises:
+      UserError: one is unknown, or wrong.
+    """
+    _refuse_unknown_keys(settings)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        rest = values(["", *settings])[1:]
+        changed = values.config
+    except Exception as error:  # as in `parse`
+        raise _wrong_flags(error) from error
+    if rest:
+        raise UserError(f"The argument {rest[0]!r} means nothing here; settings are given as --config.key=value.")
+    return changed
+
+
+def guarded(name: str, work: Callable[[], int]) -> int:
+    """The exit status of a command's work: what a person can mend is said in one sentence, with status 2."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        status, sentence = 130, "stopped."
+    except UserError as error:
+        status, sentence = 2, str(error)
+    except OSError as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        status, sentence = 2, f"{error.filename or 'A file'} cannot be written or read: {fault}."
+    print(f"{name}: {sentence}", file=sys.stderr)
+    return status
+
+
+def positive(text: str) -> int:
+    """A number of at least 1, for argparse.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _refuse_unknown_keys(arguments: Sequence[str]) -> None:
+    known = known_keys()
+    for argument in arguments:
+        dashes, dot, key = argument.split("=")[0].partition("config.")
+        if dashes in ("-", "--") and dot and key not in known:
+            raise unknown_key(key)
 
 
 def _wrong_flags(error: Exception) -> UserError:

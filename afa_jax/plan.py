@@ -6,13 +6,15 @@ from typing import Any
 import flax.linen as nn
 from flax.core import FrozenDict
 
+from afa_jax.data import catalog
+from afa_jax.data.augment import Preprocess
 from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError, nearest
 from afa_jax.files import user_path
 from afa_jax.models import zoo
 from afa_jax.models.cosine import CosineHead
 from afa_jax.models.network import Network
-from afa_jax.settings import Experiment, fold, identity, image_sizes
+from afa_jax.settings import Experiment, fold, identity, image_sizes, normalisation
 from afa_jax.training.prepare import read_increases
 from afa_jax.transfer.method import Anatomy, Need
 from afa_jax.transfer.recipes import RECIPES, Stage, stages
@@ -27,6 +29,12 @@ def build(e: Experiment, classes: int, dtype: Any) -> nn.Module:
     """The experiment's network with as many classes, read as its loss reads it."""
     module = zoo.create(e.network, classes, dtype)
     return CosineHead(module, zoo.NETWORKS[e.network].head, e.loss.scale) if e.loss.by_angle else module
+
+
+def preprocess(e: Experiment) -> Preprocess:
+    """What happens to the images of an experiment on their way into the network."""
+    mirrored = e.data.mirror and catalog.find(e.data.name).mirrored
+    return Preprocess(image_sizes(e)[0], mirrored, *normalisation(e))
 
 
 def data_request(e: Experiment) -> Request:

@@ -22,9 +22,9 @@ RANK = {
     "config": 4,
     "command_line": 5,
     "plan": 5,
-    "experiment": 6,
-    **dict.fromkeys(("analysis", "comparison"), 7),
-    "main": 8,
+    **dict.fromkeys(("experiment", "inference"), 6),
+    **dict.fromkeys(("analysis", "comparison", "python"), 7),
+    **dict.fromkeys(("main", "predict", "evaluate", "export"), 8),
     "sweep": 9,
 }
 FILES = sorted(ROOT.rglob("*.py"))

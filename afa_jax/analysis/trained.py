@@ -11,21 +11,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from afa_jax.config import settle
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Dataset, Images, Split
 from afa_jax.errors import UserError, nearest
 from afa_jax.experiment import Run
+from afa_jax.inference.finished import reopen
 from afa_jax.models import weights, zoo
 from afa_jax.plan import planned_stages
-from afa_jax.settings import Experiment, image_sizes
+from afa_jax.settings import image_sizes
 from afa_jax.training.checkpoint import read_last
 from afa_jax.training.prepare import read_constants
 from afa_jax.training.step import init_state
-from afa_jax.training.workdir import MODEL, ORIGIN, SUMMARY, fingerprint, finished
+from afa_jax.training.workdir import MODEL, ORIGIN, fingerprint
 from afa_jax.transfer.method import Frozen
 from afa_jax.transfer.recipes import Stage
 from afa_jax.types import PyTree, Variables
@@ -60,14 +59,8 @@ class TrainedRun:
 
     def __init__(self, folder: Path):
         """Raises UserError: no finished run is there, or one of another version."""
-        summary = finished(folder)
-        if summary is None:
-            raise UserError(f"There is no finished run in {folder}: its {SUMMARY} is not there or damaged.")
-        self.folder = folder
-        try:
-            self.experiment: Experiment = settle(ConfigDict(summary["experiment"]))
-        except (UserError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"The run in {folder} is of another version of afa_jax: {error}") from error
+        run = reopen(folder)
+        self.folder, self.experiment = run.folder, run.experiment
 
     @property
     def planned(self) -> tuple[Stage, ...]:

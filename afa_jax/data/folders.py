@@ -1,7 +1,7 @@
 """Folders of pictures: what lies in them, and a split of them as the cache wants it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -65,7 +65,7 @@ def pictures_of(root: Path, kind: str, least: int = 2) -> dict[str, list[Path]]:
     """
     try:
         folders = sorted(child for child in root.iterdir() if child.is_dir() and _may_hold_pictures(child.name))
-        found = {folder.name: sorted(_pictures(folder)) for folder in folders}
+        found = {folder.name: sorted(pictures(folder)) for folder in folders}
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
     if len(found) < least:
@@ -80,20 +80,27 @@ def _may_hold_pictures(folder: str) -> bool:
     return not folder.startswith(".") and folder not in _NO_FOLDERS
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Links are followed, but into no folder twice."""
+def pictures(folder: Path) -> Iterator[Path]:
+    """The pictures in a folder at any depth, the names in it in order, without a list of all.
+
+    Links are followed, but into no folder twice.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
-    found, seen = [], set()
+    seen = set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [folder for folder in folders if _may_hold_pictures(folder)]
+        folders[:] = [] if real in seen else sorted(folder for folder in folders if _may_hold_pictures(folder))
         if real not in seen:
-            found += [Path(place) / n for n in names if not n.startswith(".") and n.lower() not in _NO_PICTURES]
+            yield from (
+                Path(place) / n for n in sorted(names) if not n.startswith(".") and n.lower() not in _NO_PICTURES
+            )
         seen.add(real)
-    return found
 
 
 def source(
