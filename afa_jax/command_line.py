@@ -98,7 +98,7 @@ def guarded(name: str, work: Callable[[], int]) -> int:
     except UserError as error:
         status, sentence = 2, str(error)
     except OSError as error:
-        fault = disk_fault(error)
+        fault = "it is no folder" if isinstance(error, FileExistsError) else disk_fault(error)
         if fault is None:
             raise
         status, sentence = 2, f"{error.filename or 'A file'} cannot be written or read: {fault}."

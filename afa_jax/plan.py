@@ -107,8 +107,8 @@ def check_taps(e: Experiment, planned: tuple[Stage, ...]) -> None:
     for tap in sorted(taps):
         if tap not in shapes:
             raise UserError(f"The network {e.network} has no layer {tap!r} to tap; {nearest(tap, shapes)}")
-        if len(shapes[tap]) != 4:
-            maps = [name for name, shape in shapes.items() if len(shape) == 4]
+        if len(shapes[tap]) not in (3, 4):  # tokens, or a map
+            maps = [name for name, shape in shapes.items() if len(shape) in (3, 4)]
             raise UserError(f"The layer {tap!r} of {e.network} gives no feature map; {nearest(tap, maps)}")
     named = _named_taps(e)
     if len(set(named)) < len(named):

@@ -4,9 +4,9 @@
     python -m afa_jax.predict runs/dogs/afa/seed0 holiday/ a.jpg -o said.csv      # or .json
     python -m afa_jax.predict runs/dogs/afa/seed0 a.jpg --attention pictures/     # and where the attention lay
 
-Photos are files in any format that Pillow reads, and folders, whose files are all taken, at any depth. They are resized,
-cropped and normalised as the run's own evaluation does it. A folder may be of any size: no more than two batches are in
-memory, and what is said is written as it comes.
+Photos are files in any format that Pillow reads, and folders, whose files are all taken, at any depth. They are
+resized, cropped and normalised as the run's own evaluation does it. A folder may be of any size: no more than two
+batches are in memory, and what is said is written as it comes.
 
 A picture of --attention has the photo and beside it, for each stage of the run, where its attention lies at the last of
 the layers that were aligned. It needs the run's checkpoints, its data set and its source network; predictions alone

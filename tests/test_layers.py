@@ -23,7 +23,7 @@ RANK = {
     "command_line": 5,
     "plan": 5,
     **dict.fromkeys(("experiment", "inference"), 6),
-    **dict.fromkeys(("analysis", "comparison", "python"), 7),
+    **dict.fromkeys(("analysis", "comparison", "api"), 7),
     **dict.fromkeys(("main", "predict", "evaluate", "export"), 8),
     "sweep": 9,
 }

@@ -31,7 +31,7 @@ class Painter:
 
         Args:
           names: of their files.
-          pixels: uint8 `[P, S, S, 3]`, or five crops of each, `[P, 5, size, size, 3]`, of which the middle one is drawn.
+          pixels: uint8 `[P, S, S, 3]`, or five crops of each, `[P, 5, size, size, 3]`: the middle one is drawn.
 
         Returns:
           The files, one a photo.
@@ -46,12 +46,12 @@ class Painter:
         return files
 
     def _attention(self, crops: np.ndarray) -> list[Attention]:
-        """Of each stage that has any, each kind's at its last tap; tokens without a place in the photo have none."""
+        """Of each stage that has any, each kind's at the last tap whose map has places: tokens stand in a row."""
         photos = Split(crops, np.zeros(len(crops), np.int32))
         found: dict[tuple[str, str], Attention] = {}
         for stage in self._run.stages:
             for one in attention(stage, self._run.preprocess, photos):
-                if one.shown.shape[2] > 1 or one.shown.shape[1] == 1:
+                if min(one.shown.shape[1:]) > 1:
                     found[one.stage, one.kind] = one
         return list(found.values())
 

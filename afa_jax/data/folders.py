@@ -70,8 +70,8 @@ def pictures_of(root: Path, kind: str, least: int = 2) -> dict[str, list[Path]]:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
     if len(found) < least:
         raise UserError(f"{root} must have one folder of pictures for each {kind}, and has {len(found)}.")
-    for name, pictures in found.items():
-        if not pictures:
+    for name, inside in found.items():
+        if not inside:
             raise UserError(f"The {kind} {root / name} has no pictures: put some there, or remove the folder.")
     return found
 

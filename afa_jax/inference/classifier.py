@@ -128,7 +128,7 @@ def _classes(file: Path) -> tuple[str, ...]:
     classes = weights.describe(file).get("classes")
     if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
         raise UserError(
-            f"{file} does not say the names of its classes, as it does since they are kept with the network: finish the "
-            "run again with this version (remove its summary.json and give its command)."
+            f"{file} does not say the names of its classes: it is of an older version. Finish the run again with this "
+            "one (remove its summary.json and give its command)."
         )
     return tuple(classes)

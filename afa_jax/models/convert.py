@@ -17,6 +17,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -127,10 +128,13 @@ def file_key(spec: Network, layout: Layout, key: str) -> str:
     return key if key.startswith(_heads(spec)) else layout.key(key)
 
 
-@cache
 def torch_shapes(network: str, num_classes: int) -> Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]:
     """By torch key: the shape that torch gives the array, and its path in the variables."""
-    module, size = create(network, num_classes), NETWORKS[network].image_size
+    return _torch_shapes(create(network, num_classes), NETWORKS[network].image_size)
+
+
+@cache
+def _torch_shapes(module: nn.Module, size: int) -> Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]:
     variables = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     shapes = {torch_key(path): (_torch_shape(leaf.shape), path) for path, leaf in _flat(variables).items()}
     return MappingProxyType(shapes)

@@ -77,7 +77,7 @@ def forward(
       variables: its `params` and, where it has BatchNorm, `batch_stats`.
       images: normalised, `[B, H, W, 3]`.
       taps: paths of the layers whose outputs are wanted, parts joined by dots: `layer4.2.conv3`; with `:input` at the
-        end, what the layer takes in: `fc:input` is the embedding.
+        end, what the layer takes in: `fc:input` is the embedding. Tokens, `[B, N, C]`, come as maps, `[B, N, 1, C]`.
       train: BatchNorm normalises by the batch and updates its statistics; dropout is active.
       rngs: keys for dropout.
       axis: over which the images are spread. In train mode BatchNorm normalises by the whole batch, and dropout is what
@@ -112,7 +112,8 @@ def forward(
         )
     captured: Mapping[str, Any] = updates.get("intermediates") or {}
     features = {
-        tap: _only_call(module, taken_in.get(tap) or _captured(captured, tap), tap, images.shape[1]) for tap in taps
+        tap: _as_map(_only_call(module, taken_in.get(tap) or _captured(captured, tap), tap, images.shape[1]))
+        for tap in taps
     }
     return Outputs(logits, features, updates.get("batch_stats", variables.get("batch_stats", {})))
 
@@ -160,6 +161,11 @@ def _captured(captured: Mapping[str, Any], tap: str) -> Sequence[Array]:
     for part in (*tap.split("."), "__call__"):
         node = node.get(part, {})
     return node
+
+
+def _as_map(feature: Array) -> Array:
+    """Tokens `[B, N, C]` as a map of N × 1 positions."""
+    return feature[:, :, None] if feature.ndim == 3 else feature
 
 
 def _only_call(module: nn.Module, calls: Sequence[Array], tap: str, size: int) -> Array:

@@ -33,7 +33,7 @@ ORDER = (
     *("ast_fixed", "act_fixed", "afa_fixed_attention"),
 )
 """Of the recipes in tables and legends."""
-_OWN_PICTURES = ("image_folder", "identities")  # data sets whose folder says which they are
+_OWN_PICTURES = ("image_folder", "identities", "arrays")  # data sets whose folder says which they are
 
 
 @dataclass(frozen=True)
