@@ -79,7 +79,7 @@ def override(config: ConfigDict, settings: Sequence[str]) -> ConfigDict:
     _refuse_unknown_keys(settings)
     values = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *settings])
         rest = values(["", *settings])[1:]
         changed = values.config
     except Exception as error:  # as in `parse`

@@ -93,12 +93,12 @@ itself (made for {", ".join(PLATFORMS)}):
 
 ```python
 import json
+from pathlib import Path
 import jax.export, numpy as np
 from PIL import Image{", ImageOps" * classifier.ten_crop}
 
-with open("{STABLEHLO}", "rb") as file:
-    network = jax.export.deserialize(bytearray(file.read()))
-classes = json.load(open("{CLASSES}"))
+network = jax.export.deserialize(bytearray(Path("{STABLEHLO}").read_bytes()))
+classes = json.loads(Path("{CLASSES}").read_text(encoding="utf-8"))
 picture = Image.open("photo.jpg").convert("RGB")
 said = network.call(np.asarray({fit})[None])  # "logits" and "probabilities", [1, {len(classifier.classes)}]
 print(classes[int(said["probabilities"][0].argmax())])
