@@ -1,6 +1,8 @@
 """Reads the flags of the command line and the config file that they name."""
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,6 +97,9 @@ def guarded(name: str, work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         status, sentence = 130, "stopped."
+    except BrokenPipeError:  # whoever reads what is said, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UserError as error:
         status, sentence = 2, str(error)
     except OSError as error:

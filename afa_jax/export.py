@@ -57,7 +57,7 @@ def export(run: Finished, folder: Path) -> None:
     network = classifier(run)
     with _new(folder) as partial:
         write_weights(partial, network, run.experiment.network)
-        write_program(partial, network)
+        write_program(partial, network, run.experiment.network)
         write_classes(partial, network)
         (partial / CARD).write_text(card(run, network), encoding="utf-8")
 

@@ -18,6 +18,7 @@ from afa_jax.data import catalog
 from afa_jax.data.builders import arrays
 from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError
+from afa_jax.inference.files import write_program
 from afa_jax.models import own, zoo
 from afa_jax.training.step import init_state, make_step
 from afa_jax.transfer.method import Frozen
@@ -96,6 +97,27 @@ def test_the_files_of_ones_own_network(page):
     assert "under the paths of Flax's layers" in (folder / "README.md").read_text()
 
 
+class Counting(nn.Module):
+    """Looks at how many images there are."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(4, (3, 3), name="conv")(images)
+        return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
+
+
+def test_a_network_that_counts_its_images_cannot_be_exported(tmp_path):
+    afa_jax.register("counting", afa_jax.Network(lambda n, _: Counting(n), 8, 8, taps={1: ("conv",)}, head="head"))
+    module = zoo.create("counting", 2)
+    plain = afa_jax.Preprocess(8, flip=False, mean=(0.0,) * 3, std=(1.0,) * 3)
+    network = afa_jax.Classifier(module, zoo.initialise(module, jax.random.key(0), 8), ("a", "b"), plain, 8, False)
+    with pytest.raises(UserError, match=r"'counting' does not run with a symbol .*: write x\.shape\[0\]"):
+        write_program(tmp_path, network, "counting")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_step_is_that_of_a_run():
     task = tiny.task(tiny.stage("ast"))
     init, step = afa_jax.make_train_step(
@@ -103,10 +125,11 @@ def test_the_step_is_that_of_a_run():
         **{"taps": ("conv1", "conv2"), "head": "fc", "steps": 10, "learning_rate": 0.1, "drop_at": 7},
         **{"alpha": 0.3, "beta": 0.2, "weight_decay": 0.1, "preprocess": task.preprocess},
     )
-    key, batch, teacher = jax.random.key(3), tiny.batch(), tiny.variables(tiny.SOURCE_CLASSES, seed=7)
+    key, batch, teacher = jax.random.PRNGKey(3), tiny.batch(), tiny.variables(tiny.SOURCE_CLASSES, seed=7)
     state, frozen = init(key, tiny.variables(), teacher, batch["image"][:1])
     expected = init_state(task, tiny.variables(), Frozen(teacher), batch["image"][:1], key)
-    ours, theirs = (run(begun, Frozen(teacher), batch) for run, begun in ((step, state), (make_step(task), expected)))
+    pairs = (step, state), (make_step(task), expected)
+    ours, theirs = (jax.jit(run)(begun, Frozen(teacher), batch) for run, begun in pairs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert frozen.constants == {}
 
@@ -117,7 +140,7 @@ def test_images_that_are_normalised_already_stay_as_they_are():
     )
     variables, images = tiny.variables(), jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 3)), jnp.float32)
     state, frozen = init(jax.random.key(0), variables, variables, images[:1])
-    _, metrics = step(state, frozen, {"image": images, "label": jnp.array([0, 1, 2, 0])})
+    _, metrics = jax.jit(step)(state, frozen, {"image": images, "label": jnp.array([0, 1, 2, 0])})
     logits = zoo.forward(tiny.TinyNet(3), variables, images, train=True).logits
     losses = -jax.nn.log_softmax(logits)[jnp.arange(4), jnp.array([0, 1, 2, 0])]
     assert float(metrics["cross_entropy"]) == pytest.approx(float(losses.mean()), rel=1e-5)

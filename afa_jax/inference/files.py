@@ -62,15 +62,21 @@ def program(classifier: Classifier) -> Any:
     return jax.export.export(jax.jit(run), platforms=PLATFORMS)(images)
 
 
-def write_program(folder: Path, classifier: Classifier) -> None:
+def write_program(folder: Path, classifier: Classifier, network: str) -> None:
     """The program, StableHLO as `jax.export` keeps it.
 
     Raises:
-      UserError: the network cannot be made into one for any number of images.
+      UserError: a person's own network cannot be made into one for any number of images.
     """
     try:
         content = program(classifier).serialize()
-    except jax.errors.JAXTypeError as error:
-        raise UserError(f"The network runs for a known number of images only ({error}).") from error
+    except Exception as error:  # whatever a person's code raises
+        if network not in own.NAMES:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"The network {network!r} does not run with a symbol for the number of images ({reason}): write "
+            "x.shape[0], not len(x) or a number."
+        ) from error
     with whole(folder / STABLEHLO) as partial:
         partial.write_bytes(content)

@@ -135,13 +135,13 @@ def test_the_state_dict_gives_the_same_logits_in_torchvision(torchvision, tmp_pa
 
 def test_crop_and_normalisation_are_part_of_the_program(finished, tmp_path):
     network = replace(classifier(reopen(finished)), resize=11)
-    write_program(tmp_path, network)
+    write_program(tmp_path, network, "resnet10_small")
     images = np.random.default_rng(2).integers(0, 256, (3, 11, 11, 3), np.uint8)
     read = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     assert read.in_avals[0].shape[1:] == (11, 11, 3) and read.in_avals[0].dtype == np.uint8
     np.testing.assert_allclose(read.call(images)["logits"], network.logits(images), atol=1e-5)
     ten = replace(network, ten_crop=True)
-    write_program(tmp_path, ten)
+    write_program(tmp_path, ten, "resnet10_small")
     read = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     np.testing.assert_allclose(read.call(images)["logits"], network.logits(images), atol=1e-5)
     assert "ImageOps.fit(picture, (11, 11)" in card(reopen(finished), ten)
