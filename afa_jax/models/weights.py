@@ -184,6 +184,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     try:
         with whole(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode  # as for any file; the library would let nobody else read it
             save_file(arrays, partial, metadata)
-    except SafetensorError as error:
+            partial.chmod(mode)
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be written ({error}).") from error

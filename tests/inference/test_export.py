@@ -162,6 +162,7 @@ def test_the_files_are_there_together_or_not_at_all(finished, capsys, tmp_path, 
     names = ["README.md", "classes.json", "model.pth", "model.safetensors", "model.stablehlo"]
     assert (status, err) == (0, "") and out == f"{folder}: {', '.join(names)}.\n"
     assert json.loads((folder / "classes.json").read_text()) == list("0123456789")
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     status, out, err = told(capsys, finished, "-o", folder)
     assert (status, out) == (
