@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from afa_jax.config import Experiment, default, known_keys, settle, unknown_key
+from afa_jax.config import default, known_keys, settle, unknown_key
 from afa_jax.data.builders import arrays
 from afa_jax.data.catalog import CATALOG
 from afa_jax.data.tfds_catalog import PREFIX
@@ -19,11 +19,13 @@ from afa_jax.experiment import run
 from afa_jax.files import cache_folder
 from afa_jax.inference.classifier import Classifier, Picture, classifier
 from afa_jax.inference.finished import Finished, reopen
+from afa_jax.measures import measure, told
 from afa_jax.models import weights as weight_files
 from afa_jax.models import zoo
 from afa_jax.plan import run_identity
 from afa_jax.report import tables
 from afa_jax.report.runs import Run
+from afa_jax.settings import Experiment
 from afa_jax.training.journal import METRICS, read_metrics
 from afa_jax.training.workdir import fingerprint
 from afa_jax.types import Variables
@@ -56,7 +58,13 @@ class Result:
 
     @property
     def top1(self) -> float:
-        """On the test images after the last step, a share in [0, 1]."""
+        """On the test images after the last step, a share in [0, 1].
+
+        Raises:
+          UserError: the test images are of people who are not trained on, and their measure is TAR.
+        """
+        if measure(self.summary) != "top1":
+            raise UserError(f"{self.workdir} has no top-1 but {told(self.summary)}.")
         return self.summary["last_top1"]
 
     @cached_property

@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from afa_jax.command_line import guarded, override, positive, read_experiment
-from afa_jax.config import Experiment, settle, to_json
+from afa_jax.config import settle
 from afa_jax.data import catalog
 from afa_jax.data.dataset import Split
 from afa_jax.errors import UserError
@@ -34,6 +34,7 @@ from afa_jax.inference.classifier import Classifier, classifier
 from afa_jax.inference.finished import Finished, reopen
 from afa_jax.plan import data_request
 from afa_jax.provenance import device, versions
+from afa_jax.settings import Experiment, to_json
 
 SPLITS = ("test", "train", "all")
 

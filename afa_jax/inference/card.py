@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from afa_jax.inference.classifier import Classifier
 from afa_jax.inference.files import CLASSES, PLATFORMS, PTH, SAFETENSORS, STABLEHLO
 from afa_jax.inference.finished import Finished
+from afa_jax.measures import measure, told
 from afa_jax.models import own
 from afa_jax.models.zoo import NETWORKS
 from afa_jax.plan import planned_stages
@@ -63,9 +64,11 @@ def _training(run: Finished) -> str:
 
 def _results(run: Finished) -> str:
     summary = run.summary
+    best = 100 * summary[f"best_test_{measure(summary)}"]
+    said = told(summary)
     return (
-        f"Top-1 {100 * summary['last_top1']:.1f} % on the {summary['test_images']} test images after the last step "
-        f"(the best during training was {100 * summary['best_test_top1']:.1f} %, which was chosen on the test images). "
+        f"{said[0].upper()}{said[1:]} on the {summary['test_images']} test images after the last step "
+        f"(the best during training was {best:.1f} %, which was chosen on the test images). "
         f"One run with seed {summary['seed']}; other seeds differ.\n\n{provenance(summary)}"
     )
 
@@ -113,7 +116,9 @@ def _for_torch(run: Finished, classifier: Classifier) -> str:
     name, number, side = run.experiment.network, len(classifier.classes), classifier.preprocess.size
     if name in own.NAMES:
         return f"`{SAFETENSORS}` has the weights under the paths of Flax's layers."
-    files = f"`{PTH}` and `{SAFETENSORS}` are the weights for PyTorch"
+    files, loss = f"`{PTH}` and `{SAFETENSORS}` are the weights for PyTorch", run.experiment.loss
+    if loss.by_angle:
+        files += f" (the head is read by angle: logits are {loss.scale:g}·cos of its input and its rows, without bias)"
     if not any("pytorch.org" in address for address in NETWORKS[name].weights.values()):
         return f"{files}; torchvision has no such network, and the keys are the paths of the layers."
     options, name = ("", name) if not name.startswith("inception") else (_inception(name), "inception_v3")

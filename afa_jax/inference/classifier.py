@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from afa_jax import trees
-from afa_jax.config import Experiment, image_sizes
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.images import decode, five_crops, resize
 from afa_jax.errors import UserError
 from afa_jax.evaluation.logits import logits_of, softmax
 from afa_jax.inference.finished import Finished
 from afa_jax.models import weights, zoo
-from afa_jax.plan import preprocess
+from afa_jax.plan import build, preprocess
+from afa_jax.settings import Experiment, image_sizes
 from afa_jax.training.parallel import Devices
 from afa_jax.training.workdir import MODEL
 from afa_jax.types import Variables
@@ -116,7 +116,7 @@ def classifier(run: Finished) -> Classifier:
         raise UserError(f"The trained network {file} is not there: bring it back.")
     variables = weights.load(e.network, file)
     classes = _classes(file)
-    module = zoo.create(e.network, len(classes), jnp.float32)
+    module = build(e, len(classes), jnp.float32)
     outputs = trees.get(variables["params"], zoo.NETWORKS[e.network].head)["kernel"].shape[-1]
     if outputs != len(classes):
         raise UserError(f"{file} names {len(classes)} classes, and its network has {outputs} outputs: it is damaged.")

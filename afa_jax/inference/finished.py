@@ -7,9 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from afa_jax.config import Experiment, settle
+from afa_jax.config import settle
 from afa_jax.errors import UserError
 from afa_jax.models.zoo import NETWORKS
+from afa_jax.settings import Experiment
 from afa_jax.training.workdir import CONFIG, SUMMARY, finished
 
 
