@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from afa_jax.models.convolution import convolve
+
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal with variance 2 / (kernel area · outputs), not cut off (He et al. 2015, eq. 14)."""
 
@@ -35,6 +37,7 @@ def conv(
         use_bias=False,
         dtype=dtype,
         kernel_init=HE_FAN_OUT,
+        conv_general_dilated=convolve,
         name=name,
     )
 

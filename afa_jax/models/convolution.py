@@ -1,0 +1,147 @@
+"""Convolutions in the form that is fastest on the device.
+
+A GPU and a TPU have their own programs for every convolution. XLA's for a CPU are good at dense ones only: a depthwise
+one takes fifty times what its arithmetic would, so here it is a sum of shifted, weighted copies, and so is its
+gradient.
+"""
+
+import operator
+from collections.abc import Iterator, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+def convolve(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, feature_group_count: int = 1, **options: Any
+) -> Array:
+    """What `lax.conv_general_dilated` gives, whose place it takes in `nn.Conv`.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[h, w, C / feature_group_count, features]`.
+      padding: the word for one, or by axis the rows of zeros before and after.
+      options: the others of `lax.conv_general_dilated`.
+    """
+    depthwise_one = feature_group_count == x.shape[-1] == kernel.shape[-1] > 1
+    if on_cpu() and depthwise_one and not isinstance(padding, str) and not _dilated(options):
+        return depthwise(x, kernel, _pair(strides), (_pair(padding[0]), _pair(padding[1])))
+    return lax.conv_general_dilated(x, kernel, strides, padding, feature_group_count=feature_group_count, **options)
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now will run on a CPU.
+
+    Decided while tracing: `lax.platform_dependent` would decide later, for which it traces both forms of every layer.
+    """
+    return jax.default_backend() == "cpu"
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+    """A convolution of each channel with a kernel of its own: `[B, H, W, C]` and `[h, w, 1, C]`."""
+    return _sum_of_shifts(x, kernel, strides, padding).astype(x.dtype)
+
+
+def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+    return _sum_of_shifts(x, kernel, strides, padding).astype(x.dtype), (x, kernel)
+
+
+def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    # Linear in x, so its transpose is the gradient: each slice becomes a pad and each pad a slice.
+    exact = jax.ShapeDtypeStruct(x.shape, _exact(x))
+    transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, padding), exact)
+    of_x = transpose(gradient.astype(exact.dtype))[0].astype(x.dtype)
+    return of_x, _kernel_gradient(x, gradient, kernel, strides, padding)
+
+
+depthwise.defvjp(_forward, _backward)
+
+
+class _Reach(NamedTuple):
+    """What one position of the kernel reads along one axis: output `first`, `first` + 1, … `last` reads input `begin`,
+    `begin` + stride, …; the outputs before and after would read padding."""
+
+    position: int
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+def _reaches(kernel: int, stride: int, padding: Pair, inputs: int, outputs: int) -> Iterator[_Reach]:
+    for position in range(kernel):
+        offset = position - padding[0]
+        first = max(0, -(offset // stride))
+        last = min(outputs - 1, (inputs - 1 - offset) // stride)
+        if first <= last:
+            yield _Reach(position, first, last, first * stride + offset, last * stride + offset + 1)
+
+
+def _outputs(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Pair:
+    rows, columns = (
+        (size + sum(pads) - side) // stride + 1
+        for size, pads, side, stride in zip(x.shape[1:3], padding, kernel.shape, strides, strict=False)
+    )
+    return rows, columns
+
+
+def _sum_of_shifts(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+    """Only what lies inside is read and weighted, and the edges are put around the product: one pass over memory.
+
+    Sums, and what is given, are of at least float32.
+    """
+    height, width = _outputs(x, kernel, strides, padding)
+    exact = _exact(x)
+    zero, terms = jnp.zeros((), exact), []
+    for down in _reaches(kernel.shape[0], strides[0], padding[0], x.shape[1], height):
+        for right in _reaches(kernel.shape[1], strides[1], padding[1], x.shape[2], width):
+            begin, end = (0, down.begin, right.begin, 0), (x.shape[0], down.end, right.end, x.shape[3])
+            inside = lax.slice(x, begin, end, (1, *strides, 1))
+            weighted = inside.astype(exact) * kernel[down.position, right.position, 0].astype(exact)
+            edges = (down.first, height - 1 - down.last, 0), (right.first, width - 1 - right.last, 0)
+            terms.append(lax.pad(weighted, zero, ((0, 0, 0), *edges, (0, 0, 0))))
+    return reduce(operator.add, terms)
+
+
+def _kernel_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
+    """Sums of products of the shifted input and the gradient, taken row by row of the output.
+
+    As whole sums each shift would be a copy of the input in memory; the sums of a row stay in the cache.
+    """
+    rows, columns, channels = gradient.shape[1:]
+    positions = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    exact = _exact(x)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    down, right = strides
+
+    def add(row: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        here = lax.dynamic_slice_in_dim(gradient, row, 1, axis=1)[:, 0].astype(exact)
+        read = lax.dynamic_slice_in_dim(padded, row * down, kernel.shape[0], axis=1).astype(exact)
+        spans = ((i, slice(j, j + (columns - 1) * right + 1, right)) for i, j in positions)
+        return tuple(old + read[:, i, span] * here for old, (i, span) in zip(sums, spans, strict=True))
+
+    start = tuple(jnp.zeros((len(x), columns, channels), exact) for _ in positions)
+    sums = lax.fori_loop(0, rows, add, start)
+    return jnp.stack([part.sum((0, 1)) for part in sums]).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _exact(x: Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _pair(values: Sequence[int]) -> Pair:
+    first, second = values
+    return int(first), int(second)
+
+
+def _dilated(options: dict[str, Any]) -> bool:
+    dilations = (options.get(name) or () for name in ("lhs_dilation", "rhs_dilation"))
+    return any(factor != 1 for dilation in dilations for factor in dilation)

@@ -1,0 +1,103 @@
+"""Convolutions in their form for a CPU against XLA's own, with the gradients, and both forms in whole networks."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from afa_jax.models import convolution
+from afa_jax.models.networks.mobilenet import InvertedResidual
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def arrays(image, kernel, dtype: Any = np.float64):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=image).astype(dtype), rng.normal(size=kernel).astype(dtype)
+
+
+def with_gradients(function, *arguments):
+    """The value, and the gradients of a sum of it in which no number counts as another."""
+
+    @jax.jit
+    def run(*arguments):
+        value, transpose = jax.vjp(function, *arguments)
+        return value, *transpose(jnp.sin(jnp.arange(value.size)).astype(value.dtype).reshape(value.shape))
+
+    return [np.asarray(array) for array in run(*arguments)]
+
+
+def native(x, kernel, strides, padding, groups):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=NHWC, feature_group_count=groups)
+
+
+@pytest.mark.parametrize(
+    ("image", "sides", "strides", "padding"),
+    [
+        ((2, 6, 5), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((2, 6, 5), (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((2, 7, 8), (5, 3), (2, 1), ((2, 2), (0, 0))),
+        ((3, 7, 7), (7, 7), (1, 1), ((0, 0), (0, 0))),
+        ((1, 5, 6), (3, 2), (3, 2), ((0, 2), (1, 0))),
+        ((1, 1, 1), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ],
+)
+def test_depthwise_equals_xlas_grouped_convolution(image, sides, strides, padding):
+    with jax.enable_x64(True):
+        x, kernel = arrays((*image, 4), (*sides, 1, 4))
+        found = with_gradients(lambda x, k: convolution.depthwise(x, k, strides, padding), x, kernel)
+        expected = with_gradients(lambda x, k: native(x, k, strides, padding, 4), x, kernel)
+    for ours, xlas in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
+
+
+def test_depthwise_sums_bfloat16_in_float32():
+    x, kernel = arrays((2, 9, 9, 4), (3, 3, 1, 4), jnp.bfloat16)
+    run = partial(convolution.depthwise, strides=(1, 1), padding=((1, 1), (1, 1)))
+    found = with_gradients(run, x, kernel)
+    expected = with_gradients(run, x.astype(np.float32), kernel.astype(np.float32))
+    for ours, right in zip(found, expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(np.float32), right, rtol=0, atol=2**-7 * abs(right).max())
+
+
+def traced(x, kernel, groups, **options):
+    strides, padding = (1, 1), [(1, 1), (1, 1)]
+    options = {"dimension_numbers": NHWC, "feature_group_count": groups, **options}
+    return str(jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, strides, padding, **options))(x, kernel))
+
+
+def test_only_a_cpu_has_forms_of_its_own(monkeypatch):
+    x, kernel = arrays((1, 5, 5, 4), (3, 3, 1, 4), np.float32)
+    assert "conv_general_dilated" not in traced(x, kernel, 4)
+    assert "conv_general_dilated" in traced(x, kernel, 4, rhs_dilation=(2, 2))
+    assert "conv_general_dilated" in traced(x, np.ones((3, 3, 1, 8), np.float32), 4)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "conv_general_dilated" in traced(x, kernel, 4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_block_is_the_same_in_both_forms(stride, monkeypatch):
+    """In float64: what it gives, its new statistics, and the gradient of every parameter."""
+    with jax.enable_x64(True):
+        block = InvertedResidual(2, 4, stride, jnp.float64)
+        images, _ = arrays((3, 6, 6, 4), (1,))
+        variables = jax.tree.map(lambda a: a.astype(jnp.float64), block.init(jax.random.key(0), images, True))
+
+        def run(params, images):
+            output, stats = block.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
+            return (jnp.sin(jnp.arange(output.size)).reshape(output.shape) * output).sum(), (output, stats)
+
+        results = []
+        for backend in ("cpu", "gpu"):
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+            # A new function each time: what has been traced is kept by function.
+            program = jax.jit(lambda *arguments: jax.value_and_grad(run, (0, 1), has_aux=True)(*arguments))
+            results.append(jax.tree.map(np.asarray, program(variables["params"], images)))
+    ours, xlas = map(jax.tree.leaves, results)
+    for a, b in zip(ours, xlas, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, abs(b).max()))
