@@ -1,8 +1,8 @@
-"""Convolutions in the form that is fastest on the device.
+"""Convolutions and max-pooling in the form that is fastest on the device.
 
-A GPU and a TPU have their own programs for every convolution. XLA's for a CPU are good at dense ones only: a depthwise
-one takes fifty times what its arithmetic would, so here it is a sum of shifted, weighted copies, and so is its
-gradient.
+A GPU and a TPU have their own programs for each of them. On a CPU those of XLA are good at dense convolutions only. So
+here a depthwise one is a sum of shifted, weighted copies, and so is its gradient; a 1×1 one is a matrix product, whose
+gradient is two more; and a maximum is taken of shifted copies, one after the other.
 """
 
 import operator
@@ -29,10 +29,33 @@ def convolve(
       padding: the word for one, or by axis the rows of zeros before and after.
       options: the others of `lax.conv_general_dilated`.
     """
-    depthwise_one = feature_group_count == x.shape[-1] == kernel.shape[-1] > 1
-    if on_cpu() and depthwise_one and not isinstance(padding, str) and not _dilated(options):
-        return depthwise(x, kernel, _pair(strides), (_pair(padding[0]), _pair(padding[1])))
+    if on_cpu() and x.ndim == 4 and not isinstance(padding, str) and not _dilated(options):
+        if feature_group_count == x.shape[-1] == kernel.shape[-1] > 1:
+            return depthwise(x, kernel, _pair(strides), (_pair(padding[0]), _pair(padding[1])))
+        if feature_group_count == 1 and kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
+            return _product(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
     return lax.conv_general_dilated(x, kernel, strides, padding, feature_group_count=feature_group_count, **options)
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """Along the channels; as one matrix, because XLA would turn the axes of a larger product for its gradient."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def largest_of_shifts(x: Array, side: int, stride: int, padding: int) -> Array:
+    """The maximum of side×side positions, and NaN where one is; the gradient goes to the first that is largest.
+
+    `lax.reduce_window`, which it equals, looks for that place anew in the backward pass, five times as slowly.
+    """
+    height, width = ((size + 2 * padding - side) // stride + 1 for size in x.shape[1:3])
+    edge = (padding, padding, 0)
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), edge, edge, (0, 0, 0)))
+    shifts = []
+    for i in range(side):
+        for j in range(side):
+            end = i + (height - 1) * stride + 1, j + (width - 1) * stride + 1
+            shifts.append(lax.slice(padded, (0, i, j, 0), (len(x), *end, x.shape[3]), (1, stride, stride, 1)))
+    return reduce(lambda largest, here: jnp.where((here > largest) | jnp.isnan(here), here, largest), shifts)
 
 
 def on_cpu() -> bool:

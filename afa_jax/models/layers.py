@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from afa_jax.models.convolution import convolve
+from afa_jax.models.convolution import convolve, largest_of_shifts, on_cpu
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal with variance 2 / (kernel area · outputs), not cut off (He et al. 2015, eq. 14)."""
@@ -72,6 +72,8 @@ class PReLU(nn.Module):
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:
     """The maximum of 3×3 positions at stride 2: `[B, H, W, C]` to `[B, (H + 2·padding − 3)//2 + 1, …, C]`."""
+    if on_cpu():
+        return largest_of_shifts(x, 3, 2, padding)
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=_padding(padding))
 
 

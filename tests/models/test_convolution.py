@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from afa_jax.models import convolution
+from afa_jax.models import convolution, layers
 from afa_jax.models.networks.mobilenet import InvertedResidual
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -55,6 +55,36 @@ def test_depthwise_equals_xlas_grouped_convolution(image, sides, strides, paddin
         np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("sides", "stride"), [((6, 5), 1), ((6, 5), 2), ((7, 7), 3)])
+def test_a_1x1_convolution_equals_xlas(sides, stride):
+    strides, padding = (stride, stride), ((0, 0), (0, 0))
+    with jax.enable_x64(True):
+        x, kernel = arrays((2, *sides, 3), (1, 1, 3, 4))
+        found = with_gradients(lambda x, k: convolution.convolve(x, k, strides, padding), x, kernel)
+        expected = with_gradients(lambda x, k: native(x, k, strides, padding, 1), x, kernel)
+    for ours, xlas in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_maximum_equals_xlas_where_numbers_are_equal_too(padding, monkeypatch):
+    x = np.random.default_rng(0).integers(0, 3, (2, 9, 8, 3)).astype(np.float32)
+    ours = with_gradients(lambda x: layers.max_pool(x, padding=padding), x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for a, b in zip(ours, with_gradients(lambda x: layers.max_pool(x, padding=padding), x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("place", [(1, 1), (2, 3), (4, 4)])
+def test_the_maximum_of_nan_is_nan(place):
+    x = np.zeros((1, 5, 5, 1), np.float32)
+    x[0, *place] = np.nan
+    found = np.isnan(convolution.largest_of_shifts(jnp.asarray(x), 3, 2, 1))[0, :, :, 0]
+    windows = [[np.isnan(x[0, max(0, 2 * i - 1) : 2 * i + 2, max(0, 2 * j - 1) : 2 * j + 2]).any() for j in range(3)]
+               for i in range(3)]  # fmt: skip
+    np.testing.assert_array_equal(found, windows)
+
+
 def test_depthwise_sums_bfloat16_in_float32():
     x, kernel = arrays((2, 9, 9, 4), (3, 3, 1, 4), jnp.bfloat16)
     run = partial(convolution.depthwise, strides=(1, 1), padding=((1, 1), (1, 1)))
@@ -76,6 +106,7 @@ def test_only_a_cpu_has_forms_of_its_own(monkeypatch):
     assert "conv_general_dilated" not in traced(x, kernel, 4)
     assert "conv_general_dilated" in traced(x, kernel, 4, rhs_dilation=(2, 2))
     assert "conv_general_dilated" in traced(x, np.ones((3, 3, 1, 8), np.float32), 4)
+    assert "conv_general_dilated" in traced(x, np.ones((1, 1, 4, 8), np.float32), 1)  # which is padded
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "conv_general_dilated" in traced(x, kernel, 4)
 
