@@ -2,6 +2,7 @@
 
     python tools/benchmark.py delta --network resnet50     # DELTA's channel weights against one whole pass a filter
     python tools/benchmark.py data --photos photos         # reading images: decoded each time, and from the cache
+    python tools/benchmark.py step --networks resnet50     # the training step against PyTorch and against the machine
 
 `delta` leaves out a share of each tap's filters, on one batch at the network's own size, and works out the time of all
 of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
@@ -13,6 +14,11 @@ size of an ImageNet photo, and reads batches of them: decoded anew as most loade
 of decoded images, first with nothing of it in memory, then again. Then it trains a network on the photos as a run does,
 and reports the share of the time in which the next batch was not there yet. Writes docs/results/data_<cpu or gpu>.json;
 tools/publish_comparison.py puts its table into the README.
+
+`step` makes whole training steps on random images, as a run does, and in turn with them steps in PyTorch that do the
+same work: eager, channels-last, bfloat16 autocast and compiled, where they run (`pip install torch torchvision`). It
+sets the step against what the device was measured to reach in a matrix product and a copy. Writes
+docs/results/step_<cpu or gpu>.json.
 """
 
 import argparse
@@ -34,6 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import publish_comparison
+import step_speed
 from flax.core import FrozenDict
 from jax import Array
 from PIL import Image
@@ -199,6 +206,27 @@ def _keep(name: str, result: dict[str, Any]) -> None:
     write_json(RESULTS / f"{name}.json", result)
 
 
+def _step(options: argparse.Namespace) -> int:
+    networks, methods = options.networks.split(","), options.methods.split(",")
+    for name, known in [*((n, zoo.NETWORKS) for n in networks), *((m, METHODS) for m in methods)]:
+        if name not in known:
+            print(f"benchmark: there is no {name!r}; choose from {', '.join(known)}.", file=sys.stderr)
+            return 2
+    there = step_speed.torch_variants()
+    variants = options.variants.split(",") if options.variants else there
+    if not set(variants) <= set(there):
+        hint = f"choose from {', '.join(there)}" if there else "pip install torch torchvision"
+        print(f"benchmark: PyTorch's step cannot be run as {options.variants!r}; {hint}.", file=sys.stderr)
+        return 2
+    if not there:
+        print("PyTorch is not compared with: pip install torch torchvision", file=sys.stderr)
+    repeats, compile_times = options.repeats, options.compile_times
+    result = step_speed.step(networks, methods, options.batch, repeats, variants, compile_times)
+    _keep(f"step_{jax.default_backend()}", result)
+    print(publish_comparison.table(result))
+    return 0
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
@@ -214,7 +242,16 @@ def main(argv: list[str]) -> int:
     two.add_argument("--steps", type=int, default=100)
     two.add_argument("--count", type=int, default=2000, help="photos that are read, at most")
     two.add_argument("--repeats", type=int, default=3)
+    three = commands.add_parser("step", help="the training step against PyTorch and against the machine")
+    three.add_argument("--networks", default="resnet50,resnet101,inception_v3,mobilenet_v2", help="joined by commas")
+    three.add_argument("--methods", default="ast,act,delta", help="joined by commas")
+    three.add_argument("--batch", type=int, default=16)
+    three.add_argument("--repeats", type=int, default=3)
+    three.add_argument("--variants", help="of PyTorch's step, joined by commas; all of them without this")
+    three.add_argument("--compile-times", action="store_true", help="start each twice in processes of their own")
     options = parser.parse_args(argv)
+    if options.what == "step":
+        return _step(options)
     if options.what == "delta":
         result = delta(options.network, options.batch, options.share, options.repeats)
         _keep(f"delta_weights_{options.network}", result)

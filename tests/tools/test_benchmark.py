@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import benchmark
 import publish_comparison
+import step_speed
 
 
 @pytest.fixture
@@ -57,3 +58,55 @@ def test_data_measures_every_way_of_reading(results, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == table and table.count("\n") == 7
     assert benchmark.main([*command[:1], "--photos", str(tmp_path)]) == 2
     assert "has no photos under train/<class>/" in capsys.readouterr().err
+
+
+ROW = {
+    "network": "net",
+    "method": "ast",
+    "batch": 8,
+    "seconds": {},
+    "images_per_second": {"afa_jax": 4.0, "eager": 1.0, "compiled": 2.0},
+    "failed": {"channels-last": "it does not"},
+    "ratio": 2.0,
+    "flops": 8e9,
+    "bytes": 1e9,
+    "share_of_limit": 0.5,
+    "memory_bytes": 3e9,
+}
+
+
+def test_a_step_is_set_against_the_best_of_pytorch_and_the_nearer_limit():
+    assert step_speed.ratio({"afa_jax": 2.0, "eager": 8.0, "compiled": 4.0}) == 2
+    assert step_speed.ratio({"afa_jax": 2.0}) is None
+    # 8 GFLOP at 8 GFLOP/s take 1 s, 1 GB at 4 GB/s a quarter; the step takes 8 / 4 = 2 s.
+    assert step_speed.share_of_limit(ROW, {"flops": 8e9, "bytes": 4e9}) == pytest.approx(0.5)
+    assert step_speed.share_of_limit(ROW, {"flops": 80e9, "bytes": 1e9}) == pytest.approx(0.5)
+
+
+def test_the_table_names_the_best_variant():
+    head, row = step_speed.table([ROW])
+    assert len(head) == len(row)
+    assert row == ["net, `ast`", "8", "4.00", "2.00 (compiled)", "2.00", "50 %", "3.0 GB", "–"]
+    row = step_speed.table([{**ROW, "images_per_second": {"afa_jax": 4.0}, "ratio": None}])[1]
+    assert row[3:5] == ["–", "–"]
+
+
+def test_a_step_that_cannot_be_measured_is_refused(capsys):
+    assert benchmark.main(["step", "--networks", "resnet5"]) == 2
+    assert "there is no 'resnet5'; choose from" in capsys.readouterr().err
+    assert benchmark.main(["step", "--variants", "lazy"]) == 2
+    assert "cannot be run as 'lazy'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["ast", "act", "delta"])
+def test_steps_are_made_and_measured(method, results, monkeypatch, capsys):
+    """On a network that PyTorch's side does not have."""
+    monkeypatch.setattr(step_speed, "peaks", lambda: {"flops": 1e12, "bytes": 1e12})
+    monkeypatch.setattr(step_speed, "torch_variants", lambda: ("eager",))
+    monkeypatch.setitem(sys.modules, "torch_step", type("Missing", (), {"torch": type("T", (), {"__version__": "0"})}))
+    assert benchmark.main(["step", "--networks", "resnet10_small", "--methods", method, "--batch", "2"]) == 0
+    result = json.loads((results / "step_cpu.json").read_text())
+    (row,) = result["rows"]
+    assert row["images_per_second"].keys() == {"afa_jax"} and row["ratio"] is None
+    assert row["flops"] > 1e8 and row["bytes"] > 0 and "AttributeError" in row["failed"]["eager"]
+    assert "eager does not run" in capsys.readouterr().out

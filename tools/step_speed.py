@@ -1,0 +1,266 @@
+"""The training step against PyTorch's and against the machine, for `tools/benchmark.py step`.
+
+Run by itself it measures one start in a process of its own:
+
+    python tools/step_speed.py resnet50 ast 16      # seconds to trace, to compile and to the end of the first step
+"""
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from afa_jax.data.augment import Preprocess
+from afa_jax.errors import UserError
+from afa_jax.models import zoo
+from afa_jax.plan import anatomy
+from afa_jax.training.objective import Task
+from afa_jax.training.optimizer import Sgd
+from afa_jax.training.step import TrainState, init_state, make_step
+from afa_jax.transfer.method import Frozen
+from afa_jax.transfer.methods import METHODS
+from afa_jax.transfer.recipes import Stage
+
+CLASSES, SOURCE_CLASSES = 100, 1000
+# Small enough that random networks, whose features are large, stay finite.
+SETTINGS = {"alpha": 1e-9, "beta": 0.01, "weight_decay": 0.0}
+LEARNING_RATE = 1e-4
+OURS = "afa_jax"
+
+
+class Work(NamedTuple):
+    """All that one step needs."""
+
+    task: Task
+    state: TrainState
+    frozen: Frozen
+    batch: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def work(network: str, method: str, batch: int, dtype: Any = jnp.float32) -> Work:
+    """A stage of `method` at the network's own size, on random images and weights."""
+    spec = zoo.NETWORKS[network]
+    target, teacher = (zoo.create(network, classes, dtype) for classes in (CLASSES, SOURCE_CLASSES))
+    taps = spec.taps[4]
+    every = zoo.layer_shapes(target, spec.image_size)
+    shapes = {tap: every[tap] for tap in taps}
+    record = METHODS[method]
+    settings = FrozenDict({**record.settings, **SETTINGS, "convention": "released"})
+    stage = Stage(record, 9000, LEARNING_RATE, 6000, 0.1, settings, taps)
+    task = Task(target, teacher, anatomy(spec), stage, Preprocess(spec.image_size, True, spec.mean, spec.std), Sgd())
+    constants = {"channels": {tap: jnp.full(shape[-1], 1 / shape[-1]) for tap, shape in shapes.items()}}
+    frozen = Frozen(zoo.initialise(teacher, jax.random.key(1), spec.image_size), constants if method == "delta" else {})
+    random = np.random.default_rng(0)
+    examples = {
+        "image": random.integers(0, 256, (batch, spec.resize, spec.resize, 3), np.uint8),
+        "label": random.integers(0, CLASSES, batch, np.int32),
+        "index": np.arange(batch, dtype=np.int32),
+    }
+    variables = zoo.initialise(target, jax.random.key(0), spec.image_size)
+    state = init_state(task, variables, frozen, jnp.asarray(examples["image"][:1]), jax.random.PRNGKey(0))
+    return Work(task, state, frozen, examples, shapes)
+
+
+def lower(w: Work) -> Any:
+    """The step as it goes to the compiler; the state's memory is reused."""
+    return jax.jit(make_step(w.task), donate_argnums=0).lower(w.state, w.frozen, w.batch)
+
+
+def ours(program: Any, w: Work) -> Callable[[], None]:
+    """A compiled step on a batch that comes from the host."""
+    state = [w.state]
+
+    def one() -> None:
+        state[0], metrics = program(state[0], w.frozen, jax.device_put(w.batch))
+        jax.block_until_ready((state[0], metrics))
+
+    return one
+
+
+def theirs(network: str, method: str, w: Work, variant: str) -> Callable[[], None]:
+    """The same in PyTorch, which is given the cropped and normalised images."""
+    import torch_step
+
+    images = np.moveaxis(np.array(w.task.preprocess.test(jnp.asarray(w.batch["image"]))), -1, 1)
+    settings = {**SETTINGS, "learning_rate": LEARNING_RATE}
+    head = zoo.NETWORKS[network].head
+    return torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings)
+
+
+def compare(network: str, method: str, batch: int, repeats: int, variants: Sequence[str]) -> dict[str, Any]:
+    """Images a second of every variant, one step of each in turn."""
+    w = work(network, method, batch)
+    lowered = lower(w)
+    program: Any = lowered.compile()
+    running, failed = {OURS: ours(program, w)}, {}
+    for variant in variants:
+        try:
+            running[variant] = theirs(network, method, w, variant)
+            running[variant]()
+        except Exception as error:  # whatever keeps a variant from running is told in the table
+            failed[variant] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            running.pop(variant, None)
+    running[OURS]()
+    times: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(repeats):
+        for name, step in running.items():
+            begun = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - begun)
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    memory = program.memory_analysis()
+    return {
+        "network": network,
+        "method": method,
+        "batch": batch,
+        "image_size": zoo.NETWORKS[network].image_size,
+        "seconds": times,
+        "images_per_second": {name: batch / seconds for name, seconds in medians.items()},
+        "failed": failed,
+        "ratio": ratio(medians),
+        "flops": lowered.cost_analysis()["flops"],
+        "bytes": program.cost_analysis()["bytes accessed"],
+        "memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+    }
+
+
+def ratio(seconds: Mapping[str, float]) -> float | None:
+    """How many times PyTorch's best our step is; None where PyTorch is not there."""
+    others = [value for name, value in seconds.items() if name != OURS]
+    return min(others) / seconds[OURS] if others else None
+
+
+def torch_variants() -> tuple[str, ...]:
+    """PyTorch's, if it is installed."""
+    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
+        return ()
+    import torch_step
+
+    return torch_step.VARIANTS
+
+
+def peaks(size: int = 2048, megabytes: int = 256, repeats: int = 5) -> dict[str, float]:
+    """The device's best: float32 operations a second in a matrix product, bytes a second in a copy."""
+    matrix, array = jnp.ones((size, size)), jnp.ones(megabytes << 18)
+    product, copy = (jax.jit(lambda x: x @ x), matrix), (jax.jit(lambda x: x + 1), array)
+    fastest = []
+    for run, x in (product, copy):
+        jax.block_until_ready(run(x))
+        times = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            jax.block_until_ready(run(x))
+            times.append(time.perf_counter() - begun)
+        fastest.append(min(times))
+    return {"flops": 2 * size**3 / fastest[0], "bytes": 2 * array.nbytes / fastest[1]}
+
+
+def share_of_limit(row: Mapping[str, Any], peak: Mapping[str, float]) -> float:
+    """The least time that arithmetic or memory would take at the measured peaks, as a share of the step's."""
+    least = max(row["flops"] / peak["flops"], row["bytes"] / peak["bytes"])
+    return least * row["images_per_second"][OURS] / row["batch"]
+
+
+def starts(network: str, method: str, batch: int) -> dict[str, Any]:
+    """Two starts in processes of their own: with an empty compilation cache, then with what the first has left."""
+    with TemporaryDirectory() as cache:
+        extra = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        command = [sys.executable, __file__, network, method, str(batch)]
+        made = []
+        for _ in range(2):
+            done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError(f"A start of {network} by {method} failed: {done.stderr.strip().splitlines()[-1:]}")
+            made.append(json.loads(done.stdout.splitlines()[-1]))
+    return {"cold": made[0], "cached": made[1]}
+
+
+def step(
+    networks: Sequence[str],
+    methods: Sequence[str],
+    batch: int,
+    repeats: int,
+    variants: Sequence[str],
+    compile_times: bool = False,
+) -> dict[str, Any]:
+    """All rows, and the table that is shown.
+
+    Args:
+      variants: of PyTorch's step, that are compared with.
+    """
+    peak = peaks()
+    rows = []
+    for network in networks:
+        for method in methods:
+            row = compare(network, method, batch, repeats, variants)
+            row["share_of_limit"] = share_of_limit(row, peak)
+            if compile_times:
+                row["starts"] = starts(network, method, batch)
+            rows.append(row)
+            print(_line(row), flush=True)
+            jax.clear_caches()
+    result = {"peaks": peak, "rows": rows, "table": table(rows)}
+    if variants:
+        import torch_step
+
+        result["torch"] = torch_step.torch.__version__
+    return result
+
+
+_HEAD = ["network, method", "batch", OURS, "PyTorch's best", "ratio", "share of the limit", "memory", "compile, cached"]
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Images a second, with the variant that was PyTorch's best."""
+    return [_HEAD, *map(_cells, rows)]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    rates = {name: rate for name, rate in row["images_per_second"].items() if name != OURS}
+    best = max(rates, key=rates.__getitem__, default=None)
+    made = row.get("starts")
+    return [
+        f"{row['network']}, `{row['method']}`",
+        str(row["batch"]),
+        f"{row['images_per_second'][OURS]:.2f}",
+        f"{rates[best]:.2f} ({best})" if best else "–",
+        f"{row['ratio']:.2f}" if row["ratio"] else "–",
+        f"{100 * row['share_of_limit']:.0f} %",
+        f"{row['memory_bytes'] / 1e9:.1f} GB",
+        f"{made['cold']['compile']:.0f} s, {made['cached']['compile']:.1f} s" if made else "–",
+    ]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    rates = ", ".join(f"{name} {rate:.2f}" for name, rate in row["images_per_second"].items())
+    missing = "".join(f"; {name} does not run: {why}" for name, why in row["failed"].items())
+    return f"{row['network']} {row['method']}: images/s {rates}{missing}"
+
+
+def first_step(network: str, method: str, batch: int) -> dict[str, float]:
+    """Seconds of one start."""
+    w = work(network, method, batch)
+    begun = time.perf_counter()
+    lowered = lower(w)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    compiled = time.perf_counter()
+    jax.block_until_ready(program(w.state, w.frozen, w.batch))
+    done = time.perf_counter()
+    return {"trace": traced - begun, "compile": compiled - traced, "first_step": done - compiled}
+
+
+if __name__ == "__main__":
+    print(json.dumps(first_step(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
