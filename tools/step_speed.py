@@ -7,6 +7,7 @@ Run by itself it measures one start in a process of its own:
 
 import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -130,6 +131,7 @@ def compare(network: str, method: str, batch: int, repeats: int, variants: Seque
         "images_per_second": {name: batch / seconds for name, seconds in medians.items()},
         "failed": failed,
         "ratio": ratio(medians),
+        "ratio_of_fastest": ratio({name: min(each) for name, each in times.items()}),
         "flops": lowered.cost_analysis()["flops"],
         "bytes": program.cost_analysis()["bytes accessed"],
         "memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
@@ -154,16 +156,16 @@ def torch_variants() -> tuple[str, ...]:
 def peaks(size: int = 2048, megabytes: int = 256, repeats: int = 5) -> dict[str, float]:
     """The device's best: float32 operations a second in a matrix product, bytes a second in a copy."""
     matrix, array = jnp.ones((size, size)), jnp.ones(megabytes << 18)
-    product, copy = (jax.jit(lambda x: x @ x), matrix), (jax.jit(lambda x: x + 1), array)
-    fastest = []
-    for run, x in (product, copy):
-        jax.block_until_ready(run(x))
-        times = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            jax.block_until_ready(run(x))
-            times.append(time.perf_counter() - begun)
-        fastest.append(min(times))
+    # In place, because a step too reuses its memory: asking the system for it anew would be measured as well.
+    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1, donate_argnums=0)
+    fastest = [math.inf, math.inf]
+    jax.block_until_ready(product(matrix))
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(product(matrix))
+        middle = time.perf_counter()
+        array = jax.block_until_ready(copy(array))
+        fastest = [min(fastest[0], middle - begun), min(fastest[1], time.perf_counter() - middle)]
     return {"flops": 2 * size**3 / fastest[0], "bytes": 2 * array.nbytes / fastest[1]}
 
 
@@ -219,11 +221,24 @@ def step(
     return result
 
 
-_HEAD = ["network, method", "batch", OURS, "PyTorch's best", "ratio", "share of the limit", "memory", "compile, cached"]
+_HEAD = [
+    "network, method",
+    "batch",
+    OURS,
+    "PyTorch's best",
+    "ratio",
+    "of the fastest steps",
+    "share of the limit",
+    "memory",
+    "compile, cached",
+]
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Images a second, with the variant that was PyTorch's best."""
+    """Images a second by the median step, with the variant that was PyTorch's best.
+
+    Where others use the machine, the ratio of the fastest steps is the one to go by.
+    """
     return [_HEAD, *map(_cells, rows)]
 
 
@@ -236,7 +251,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(row["batch"]),
         f"{row['images_per_second'][OURS]:.2f}",
         f"{rates[best]:.2f} ({best})" if best else "–",
-        f"{row['ratio']:.2f}" if row["ratio"] else "–",
+        *(f"{row[key]:.2f}" if row[key] else "–" for key in ("ratio", "ratio_of_fastest")),
         f"{100 * row['share_of_limit']:.0f} %",
         f"{row['memory_bytes'] / 1e9:.1f} GB",
         f"{made['cold']['compile']:.0f} s, {made['cached']['compile']:.1f} s" if made else "–",

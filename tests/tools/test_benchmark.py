@@ -68,6 +68,7 @@ ROW = {
     "images_per_second": {"afa_jax": 4.0, "eager": 1.0, "compiled": 2.0},
     "failed": {"channels-last": "it does not"},
     "ratio": 2.0,
+    "ratio_of_fastest": 1.5,
     "flops": 8e9,
     "bytes": 1e9,
     "share_of_limit": 0.5,
@@ -86,9 +87,9 @@ def test_a_step_is_set_against_the_best_of_pytorch_and_the_nearer_limit():
 def test_the_table_names_the_best_variant():
     head, row = step_speed.table([ROW])
     assert len(head) == len(row)
-    assert row == ["net, `ast`", "8", "4.00", "2.00 (compiled)", "2.00", "50 %", "3.0 GB", "–"]
-    row = step_speed.table([{**ROW, "images_per_second": {"afa_jax": 4.0}, "ratio": None}])[1]
-    assert row[3:5] == ["–", "–"]
+    assert row == ["net, `ast`", "8", "4.00", "2.00 (compiled)", "2.00", "1.50", "50 %", "3.0 GB", "–"]
+    row = step_speed.table([{**ROW, "images_per_second": {"afa_jax": 4.0}, "ratio": None, "ratio_of_fastest": None}])[1]
+    assert row[3:6] == ["–", "–", "–"]
 
 
 def test_a_step_that_cannot_be_measured_is_refused(capsys):
