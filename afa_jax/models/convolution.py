@@ -45,7 +45,7 @@ def _product(x: Array, matrix: Array) -> Array:
 def largest_of_shifts(x: Array, side: int, stride: int, padding: int) -> Array:
     """The maximum of side×side positions, and NaN where one is; the gradient goes to the first that is largest.
 
-    `lax.reduce_window`, which it equals, looks for that place anew in the backward pass, five times as slowly.
+    `lax.reduce_window`, which it equals, looks for that place anew in the backward pass, which is slower on a CPU.
     """
     height, width = ((size + 2 * padding - side) // stride + 1 for size in x.shape[1:3])
     edge = (padding, padding, 0)
@@ -137,7 +137,7 @@ def _sum_of_shifts(x: Array, kernel: Array, strides: Pair, padding: Padding) -> 
 def _kernel_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
     """Sums of products of the shifted input and the gradient, taken row by row of the output.
 
-    As whole sums each shift would be a copy of the input in memory; the sums of a row stay in the cache.
+    As whole sums each shift would be a copy of the input in memory.
     """
     rows, columns, channels = gradient.shape[1:]
     positions = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
