@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from afa_jax import __version__, hosts, trees
+from afa_jax import __version__, hosts, plan, trees
 from afa_jax.data import catalog
 from afa_jax.data.dataset import Dataset, Request, Split
 from afa_jax.errors import DivergedError, UserError
@@ -23,16 +23,7 @@ from afa_jax.evaluation.classification import Aligned, evaluate
 from afa_jax.files import cache_folder, write_json
 from afa_jax.measures import MEASURES, measure, told
 from afa_jax.models import weights, zoo
-from afa_jax.plan import (
-    anatomy,
-    build,
-    check_taps,
-    data_request,
-    planned_stages,
-    preprocess,
-    run_identity,
-    source_request,
-)
+from afa_jax.plan import anatomy, build, check_taps, data_request, planned_stages, run_identity, source_request
 from afa_jax.provenance import device, versions
 from afa_jax.settings import Data, Experiment, Source, false_accept_rates, identity, image_sizes, to_json
 from afa_jax.training.checkpoint import Checkpoints
@@ -129,7 +120,7 @@ class Run:
         self.stages = planned_stages(experiment)
         self.devices = Devices(experiment.parallel)
         self.network = zoo.NETWORKS[experiment.network]
-        self.preprocess = preprocess(experiment)
+        self.preprocess = plan.preprocess(experiment)
         self.anatomy = anatomy(self.network)
         self.dtype = _dtype(experiment.dtype)
         check_taps(experiment, self.stages)
