@@ -41,7 +41,7 @@ def test_algorithm_1(tmp_path, monkeypatch):
         return state
 
     experiment = settle(tiny.config(steps=6))
-    source = weights.load("resnet10_small", source_network(experiment))
+    source = weights.load(tiny.NETWORK, source_network(experiment))
     monkeypatch.setattr("afa_jax.experiment.train_stage", look)
     run(experiment, tmp_path / "run")
     (first, start, middle, begin), (second, again, end, go_on) = seen
@@ -51,7 +51,7 @@ def test_algorithm_1(tmp_path, monkeypatch):
     assert (first.name, second.name, begin, go_on) == ("ast", "act", 0, 3)
     same(start[2], source)  # stage I's teacher is the source network, head and all
     same(without_head(start[0]["target"]), without_head(source["params"]))
-    assert start[0]["target"]["fc"]["kernel"].shape == (128, 10)
+    assert start[0]["target"]["fc"]["kernel"].shape == (16, 10)
     same(start[1], source["batch_stats"])
     same(again[0]["target"], middle[0]["target"])
     same(again[1], middle[1])
@@ -68,9 +68,9 @@ def test_algorithm_1(tmp_path, monkeypatch):
 def test_the_result_is_the_saved_models_on_the_whole_test_split(whole):
     experiment = settle(tiny.config(eval_every=2))
     data = catalog.load("digits", Request(size=8, per_class=3, seed=0))
-    network = zoo.NETWORKS["resnet10_small"]
+    network = zoo.NETWORKS[tiny.NETWORK]
     images = (data.test.images / np.float32(255) - np.array(network.mean)) / np.array(network.std)
-    variables = weights.load("resnet10_small", whole / "model")
+    variables = weights.load(tiny.NETWORK, whole / "model")
     logits = zoo.forward(zoo.create(experiment.network, 10), variables, images.astype(np.float32)).logits
     hits = int((np.asarray(logits).argmax(-1) == data.test.labels).sum())
     assert tiny.numbers(whole)["last_top1"] == pytest.approx(hits / 1767, abs=1.5 / 1767)  # one tie at most
@@ -128,11 +128,11 @@ def test_stage_two_starts_from_stage_one_and_at_its_last_rate(whole):
 
 
 def test_the_saved_model_is_the_target_alone(whole):
-    variables = weights.load("resnet10_small", whole / "model")
-    assert variables["params"]["fc"]["kernel"].shape == (128, 10)
+    variables = weights.load(tiny.NETWORK, whole / "model")
+    assert variables["params"]["fc"]["kernel"].shape == (16, 10)
     assert set(variables) == {"params", "batch_stats"}
     assert weights.describe(whole / "model")["classes"] == [str(d) for d in range(10)]
-    zoo.forward(zoo.create("resnet10_small", 10), variables, np.zeros((1, 8, 8, 3), np.float32))
+    zoo.forward(zoo.create(tiny.NETWORK, 10), variables, np.zeros((1, 8, 8, 3), np.float32))
 
 
 def test_the_same_command_again_finds_the_finished_run(whole, capsys, monkeypatch):
@@ -201,7 +201,7 @@ def test_killed_in_either_stage_it_ends_with_the_same_numbers(whole, tmp_path):
     assert process.wait(timeout=120) == 0
     assert tiny.numbers(workdir) == tiny.numbers(whole), kills
     assert read_metrics(workdir / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl"), kills
-    made, expected = (weights.load("resnet10_small", d / "model") for d in (workdir, whole))
+    made, expected = (weights.load(tiny.NETWORK, d / "model") for d in (workdir, whole))
     jax.tree.map(np.testing.assert_array_equal, made, expected)
 
 
@@ -286,7 +286,7 @@ def test_a_source_from_a_file_is_the_same(whole, tmp_path):
 
 def test_a_torch_file_is_a_source_too(whole, tmp_path):
     """What the converter gives a PyTorch user, wrapped as training scripts wrap it, makes the same run."""
-    state = convert.to_state_dict(weights.load("resnet10_small", source_network(settle(tiny.config()))))
+    state = convert.to_state_dict(weights.load(tiny.NETWORK, source_network(settle(tiny.config()))))
     torch_file.write(tmp_path / "net.pth", {f"module.{key}": value for key, value in state.items()})
     run(settle(tiny.config(eval_every=2, **{"source.weights": str(tmp_path / "net.pth")})), tmp_path / "run")
     assert tiny.numbers(tmp_path / "run")["stages"] == tiny.numbers(whole)["stages"]

@@ -22,7 +22,6 @@ from afa_jax.transfer.recipes import RECIPES
 from tests import processes, tiny
 
 FACES = {
-    "network": tiny.NETWORK,
     "data.name": "drawn_faces_infrared",
     "data.image_size": 16,
     "data.resize": 16,

@@ -41,7 +41,7 @@ def assert_same(workdir, expected):
     del mine["experiment"], other["experiment"]  # how often it saved, for example
     assert mine == other
     assert read_metrics(workdir / "metrics.jsonl") == read_metrics(expected / "metrics.jsonl")
-    models = (weights.load("resnet10_small", d / "model") for d in (workdir, expected))
+    models = (weights.load(tiny.NETWORK, d / "model") for d in (workdir, expected))
     jax.tree.map(np.testing.assert_array_equal, *models)
 
 

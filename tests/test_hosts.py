@@ -38,7 +38,7 @@ def assert_same(workdir, expected):
         np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-5)
         assert found["top1"] == wanted["top1"]
     assert tiny.numbers(workdir)["stages"][-1]["last_top1"] == tiny.numbers(expected)["stages"][-1]["last_top1"]
-    models = (weights.load("resnet10_small", d / "model") for d in (workdir, expected))
+    models = (weights.load(tiny.NETWORK, d / "model") for d in (workdir, expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *models)
 
 

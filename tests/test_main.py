@@ -17,7 +17,7 @@ TINY = """
 from tests import tiny
 
 def get_config():
-    return tiny.config({recipe!r})
+    return tiny.config({recipe!r}, network="resnet10_small")
 """
 
 

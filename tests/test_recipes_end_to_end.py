@@ -41,7 +41,7 @@ def test_every_recipe_runs_and_hands_over_what_it_says(recipe, tmp_path, monkeyp
         return state
 
     experiment = settle(tiny.config(recipe, **RUN))
-    source = weights.load("resnet10_small", source_network(experiment))
+    source = weights.load(tiny.NETWORK, source_network(experiment))
     monkeypatch.setattr("afa_jax.experiment.train_stage", look)
     summary = run(experiment, tmp_path / "run")
     same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
@@ -105,7 +105,7 @@ def test_what_was_measured_is_kept_for_a_run_that_goes_on(recipe, tmp_path, monk
     ("recipe", "changes", "sentence"),
     [
         ("soft_ft", {"source.dataset": "imagenet"}, "There is no data set 'imagenet'"),
-        ("l2_sp_att", {"tap_layers": "layer1.0"}, "the tap 'layer1.0' of resnet10_small is none; did you mean"),
+        ("l2_sp_att", {"tap_layers": "bn1"}, "the tap 'bn1' of four_convs is none; did you mean"),
         ("delta", {"tap_layers": "conv9"}, "no layer 'conv9' to tap"),
         ("delta", {"methods.delta.channel_weights": "/nowhere.json"}, "There is no file /nowhere.json"),
     ],
@@ -118,8 +118,8 @@ def test_what_a_method_lacks_is_said_before_any_step(recipe, changes, sentence, 
 
 
 def test_source_images_that_are_not_the_source_networks_are_refused(tmp_path, cache):
-    variables = weights.load("resnet10_small", source_network(settle(tiny.config())), num_classes=5)
-    weights.save(tmp_path / "net", "resnet10_small", variables)
+    variables = weights.load(tiny.NETWORK, source_network(settle(tiny.config())), num_classes=5)
+    weights.save(tmp_path / "net", tiny.NETWORK, variables)
     with pytest.raises(
         UserError, match=r"soft_ft needs images and labels of the source task: .* 52 classes and its head 5"
     ):
@@ -158,7 +158,7 @@ def test_a_run_is_not_gone_on_with_in_another_precision(whole, tmp_path, monkeyp
 
 
 def test_a_source_without_its_head_is_told_to_whom_it_matters(tmp_path, cache):
-    state = convert.to_state_dict(weights.load("resnet10_small", source_network(settle(tiny.config()))))
+    state = convert.to_state_dict(weights.load(tiny.NETWORK, source_network(settle(tiny.config()))))
     torch_file.write(tmp_path / "body.pth", {key: value for key, value in state.items() if not key.startswith("fc.")})
     source = {"source.weights": str(tmp_path / "body.pth")}
     with pytest.raises(UserError, match=r"lwf needs the source network's classification layer.*fc.bias, fc.weight"):

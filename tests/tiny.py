@@ -124,6 +124,7 @@ def config(recipe="afa", **changes):
     """Letters to digits with few steps at 8×8 pixels; `changes` by dotted name."""
     made = default()
     small = {
+        "network": NETWORK,
         "recipe": recipe,
         "data.per_class": 3,
         "data.image_size": 8,

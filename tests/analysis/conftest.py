@@ -14,7 +14,7 @@ from tests import tiny
 def finished(tmp_path_factory):
     """Its folder."""
     folder = tmp_path_factory.mktemp("analysis") / "run"
-    run(settle(tiny.config("afa")), folder)
+    run(settle(tiny.config("afa", network="resnet10_small")), folder)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from afa_jax.files import locked
 from afa_jax.main import main
 from afa_jax.sweep.presets import PRESETS
-from tests import processes
+from tests import processes, tiny
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "sweep.py"
@@ -46,7 +46,7 @@ def no_signals(monkeypatch):
         (["--recipes", "l2", "--sedes=3"], "The argument '--sedes=3' means nothing here"),
         (["--recipes", "l2", "--networks", "resnet19"], "config.network is 'resnet19'"),
         (["--recipes", "l2", "--config.data.fold=1/5"], "config.data.fold is a run of cross-validation"),
-        (["--recipes", "l2", "--config.source.weights=imagenet1k"], "leave resnet10_small out with --networks"),
+        (["--recipes", "l2", "--config.source.weights=imagenet1k"], f"leave {tiny.NETWORK} out with --networks"),
         (["--preset", "afa/table11", "--config.taps=4"], "config.taps is what afa-table11 varies: leave it out"),
     ],
 )
@@ -103,6 +103,10 @@ SMALL = {
     # The settings that make a preset small enough, in place of the papers' sizes; what it varies stays.
     "delta/table2": ["--config.data.resize=10"],
     "delta/fig4": ["--config.convention=normalised"],
+    "afa/table12": [
+        *("--config.data.name=drawn_faces_infrared", "--config.data.held_out=8", "--config.source.dataset=drawn_faces"),
+        *("--config.loss.name=arcface", "--config.fars=1e-2"),
+    ],
 }
 
 
@@ -111,6 +115,7 @@ SMALL = {
 def test_every_preset_makes_its_table_or_figure(name, capsys, small, monkeypatch):
     """On letters to digits, with few steps; runs that presets have in common are made once."""
     config, root = small
+    root = root / "faces" if name == "afa/table12" else root
     monkeypatch.setattr("afa_jax.sweep.work.subprocess.Popen", Ended)
     monkeypatch.setattr("afa_jax.sweep.work.time.sleep", lambda seconds: None)
     more = ["--networks", "resnet10_small"] if PRESETS[name].networks else []
@@ -131,7 +136,7 @@ def test_every_preset_makes_its_table_or_figure(name, capsys, small, monkeypatch
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("presets")
     changes = {"source.weights": "train", "data.per_class": 3, "log_every": 1}
-    return processes.config(folder / "config", "l2", **changes), folder / "runs"
+    return processes.config(folder / "config", "l2", network="resnet10_small", **changes), folder / "runs"
 
 
 def start(said, *arguments):
@@ -160,15 +165,15 @@ def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
     assert said.count("sweep: ") == said.count("/seed0 failed: ") + said.count("/seed1 failed: ") == 2
     assert "lower methods.ast.alpha" in said
     for seed in (0, 1):
-        choice = json.loads((root / "cross_validation" / f"resnet10_small-act-seed{seed}.json").read_text())["chosen"]
+        choice = json.loads((root / "cross_validation" / f"{tiny.NETWORK}-act-seed{seed}.json").read_text())["chosen"]
         told = f"act/cross_validated=methods.act.alpha,methods.act.alpha={choice['methods.act.alpha']}"
         kept = json.loads((root / told / f"seed{seed}" / "config.json").read_text())
         assert kept["methods"]["act"]["alpha"] == choice["methods.act.alpha"] and kept["data"]["fold"] == ""
-    table = (root / "sweep-resnet10_small.md").read_text()
+    table = (root / f"sweep-{tiny.NETWORK}.md").read_text()
     assert "| ast | –, 2 failed |" in table and table.count("±") >= 2
     _, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")
     assert "6 runs, 4 of them finished already" in said and "4 runs, 4 of them" in said
-    assert (root / "sweep-resnet10_small.md").read_text() == table
+    assert (root / f"sweep-{tiny.NETWORK}.md").read_text() == table
 
 
 @pytest.mark.slow

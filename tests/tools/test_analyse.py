@@ -23,7 +23,7 @@ import analyse  # noqa: E402
 def once(tmp_path_factory):
     """A run without a source network or attention, and one that is not finished, below one folder."""
     root = tmp_path_factory.mktemp("runs")
-    run(settle(tiny.config("scratch", steps=1)), root / "scratch" / "seed0")
+    run(settle(tiny.config("scratch", network="resnet10_small", steps=1)), root / "scratch" / "seed0")
     (root / "scratch" / "seed1").mkdir()
     shutil.copy(root / "scratch" / "seed0" / "config.json", root / "scratch" / "seed1")
     return root
