@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from afa_jax import __version__, hosts, plan, trees
+from afa_jax import __version__, hosts, measures, plan, trees
 from afa_jax.data import catalog
 from afa_jax.data.dataset import Dataset, Request, Split
 from afa_jax.errors import DivergedError, UserError
@@ -25,7 +25,7 @@ from afa_jax.measures import MEASURES, measure, told
 from afa_jax.models import weights, zoo
 from afa_jax.plan import anatomy, build, check_taps, data_request, planned_stages, run_identity, source_request
 from afa_jax.provenance import device, versions
-from afa_jax.settings import Data, Experiment, Source, false_accept_rates, identity, image_sizes, to_json
+from afa_jax.settings import Experiment, identity, to_json
 from afa_jax.training.checkpoint import Checkpoints
 from afa_jax.training.journal import Journal, opened
 from afa_jax.training.loop import Cadence, Pace, train_stage
@@ -57,7 +57,7 @@ def run(experiment: Experiment, workdir: Path, *, wait: bool = False, command: s
       Stopped: SIGTERM has come.
     """
     # What `auto` means here, so that a run is not gone on with in another precision on another machine.
-    experiment = dataclasses.replace(experiment, dtype=jnp.dtype(_dtype(experiment.dtype)).name)
+    experiment = dataclasses.replace(experiment, dtype=plan.resolved_dtype(experiment))
     with claim(workdir, run_identity(experiment), wait=wait):
         summary = hosts.agreed(lambda: finished(workdir))
         if summary is None:
@@ -73,34 +73,14 @@ def source_network(experiment: Experiment) -> Path:
     source = experiment.source
     if source.weights != "train":
         return Path(source.weights)
-    size, resize = image_sizes(experiment)
-    training = Experiment(
-        data=Data(
-            source.dataset,
-            source.dir,
-            splits=source.splits,
-            skip_damaged=experiment.data.skip_damaged,
-            mirror=experiment.data.mirror,
-            held_out=experiment.data.held_out,
-            image_size=size,
-            resize=resize,
-        ),
-        source=Source(normalisation=source.normalisation),
-        loss=experiment.loss,
-        fars=experiment.fars,
-        network=experiment.network,
-        recipe="scratch",
-        batch_size=source.batch_size,
-        steps=source.steps,
-        learning_rate=source.learning_rate,
-        dtype=jnp.dtype(_dtype(experiment.dtype)).name,
-        parallel=experiment.parallel,
-    )
+    training = plan.source_experiment(experiment)
     # A person's own pictures may change under the same name.
     images = _load(source.dataset, data_request(training)).key if source.dir else ""
     key = sha256(repr((__version__, identity(training), images)).encode()).hexdigest()[:12]
     folder = cache_folder() / "sources" / f"{source.dataset.replace(':', '-')}-{experiment.network}-{key}"
     if not hosts.agreed(lambda: finished(folder) is not None):
+        labels = _load(source.dataset, data_request(training)).test.labels
+        training = dataclasses.replace(training, fars=plan.source_rates(training, labels))
         Devices(experiment.parallel).check("source.batch_size", source.batch_size, 1)
         if hosts.first():
             print(f"Training the source network on {source.dataset}, once; it is kept in {folder}.")
@@ -122,11 +102,12 @@ class Run:
         self.network = zoo.NETWORKS[experiment.network]
         self.preprocess = plan.preprocess(experiment)
         self.anatomy = anatomy(self.network)
-        self.dtype = _dtype(experiment.dtype)
+        self.dtype = jnp.dtype(plan.resolved_dtype(experiment))
         check_taps(experiment, self.stages)
+        if self.recipe.start == "source" and experiment.source.weights != "train":
+            weights.find(experiment.network, experiment.source.weights)  # before images are decoded
         self.data: Dataset = _load(experiment.data.name, data_request(experiment))
-        if self.data.held_out:
-            verification.check(self.data.test.labels, false_accept_rates(experiment))
+        self.rates = plan.rates(experiment, self.data.test.labels) if self.data.held_out else ()
         self.target = build(experiment, len(self.data.classes), self.dtype)
 
     def train(self) -> dict[str, Any]:
@@ -176,13 +157,25 @@ class Run:
                     f"give a file with {', '.join(lacking)} as source.weights."
                 ) from error
             raise
-        if Need.SOURCE_HEAD in needs(self.recipe) and not self._source_classes(source):
+        if Need.SOURCE_HEAD in needs(self.recipe):
+            self._check_head(source, path)
+        target = weights.with_new_head(source, name, len(self.data.classes), head_key)
+        return target, build(e, self._source_classes(source), self.dtype), source
+
+    def _check_head(self, source: Variables, path: Path) -> None:
+        """Holds that the source network has a classification layer, and that it is read as it was trained."""
+        e = self.experiment
+        if not self._source_classes(source):
             raise UserError(
                 f"{e.recipe} needs the source network's classification layer, and {path} has none: give a file with "
                 "it as source.weights, or choose another recipe."
             )
-        target = weights.with_new_head(source, name, len(self.data.classes), head_key)
-        return target, build(e, self._source_classes(source), self.dtype), source
+        trained = weights.about(e.network, path).get("loss", e.loss.name)
+        if trained != e.loss.name:
+            raise UserError(
+                f"{e.recipe} keeps the source network's classification layer, which was trained by {trained} and says "
+                f"nothing by {e.loss.name}: set config.loss.name={trained}, or choose another recipe."
+            )
 
     def begin(
         self, stage: Stage, first: Variables, source: Variables | None, trained: Sequence[Variables]
@@ -222,6 +215,8 @@ class Run:
             raise UserError(f"{advice}. {error}") from error
         if len(data.classes) != wanted:
             raise UserError(f"{advice}; {e.source.dataset} has {len(data.classes)} classes and its head {wanted}.")
+        if tuple(weights.about(e.network, source_network(e)).get("classes", data.classes)) != data.classes:
+            raise UserError(f"{advice}; {e.source.dataset} has other classes than those of its head.")
         return data.train
 
     def _stage(
@@ -287,7 +282,7 @@ class Run:
         """How well the held-out identities are told apart; `variables` lie on every device."""
         e, layer = self.experiment, f"{self.anatomy.embedding}{zoo.INPUT}"
         made = verification.embed(self.target, variables, self.data.test, self.preprocess, e.eval_batch_size, layer)
-        return verification.verify(made, self.data.test.labels, false_accept_rates(e))
+        return verification.verify(made, self.data.test.labels, self.rates)
 
     def _result(self, stage: Stage, journal: Journal) -> dict[str, Any]:
         """What the journal says of a finished stage."""
@@ -302,7 +297,7 @@ class Run:
         self, trained: list[tuple[Variables, PyTree]], verified: Mapping[str, Any], journal: Journal, pace: Pace
     ) -> dict[str, Any]:
         e, (variables, _) = self.experiment, trained[-1]
-        weights.save(self.workdir / MODEL, e.network, variables, classes=self.data.classes)
+        weights.save(self.workdir / MODEL, e.network, variables, classes=self.data.classes, loss=e.loss.name)
         results = [self._result(stage, journal) for stage in self.stages]
         name = measure(results[-1])
         attention = {stage.name: trees.size(own) for stage, (_, own) in zip(self.stages, trained, strict=True)}
@@ -326,6 +321,8 @@ class Run:
             "finished": datetime.now(UTC).date().isoformat(),
         }
         write_json(self.workdir / SUMMARY, summary)
+        for sentence in measures.verified(verified) if verified else ():
+            journal.say(sentence)
         journal.say(
             f"{self.workdir}: {told(summary)} on {len(self.data.test)} test images, "
             f"{pace.images_per_second:,.0f} training images/s."
@@ -336,9 +333,3 @@ class Run:
 @lru_cache(maxsize=4)
 def _load(name: str, request: Request) -> Dataset:
     return catalog.load(name, request)
-
-
-def _dtype(name: str) -> Any:
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)

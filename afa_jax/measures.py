@@ -22,3 +22,13 @@ def told(summary: Mapping[str, Any]) -> str:
     name = measure(summary)
     far = f" at a FAR of {summary['verification']['tar_at_far'][0]['far']:g}" if name == "tar" else ""
     return f"{MEASURES[name]} {last(summary):.1f} %{far}"
+
+
+def verified(found: Mapping[str, Any]) -> list[str]:
+    """How well identities were verified, a line a false accept rate, from the `verification` of a summary."""
+    genuine, impostor = (f"{found['pairs'][kind]:,}" for kind in ("genuine", "impostor"))
+    return [
+        f"TAR {100 * one['tar']:.1f} % (95 % interval {100 * one['low']:.1f} to {100 * one['high']:.1f}) of {genuine} "
+        f"genuine pairs at a FAR of {one['far']:g}: {one['impostors']:,} of {impostor} impostor pairs."
+        for one in found["tar_at_far"]
+    ]

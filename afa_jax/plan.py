@@ -4,17 +4,21 @@ from hashlib import sha256
 from typing import Any
 
 import flax.linen as nn
+import jax
+import numpy as np
 from flax.core import FrozenDict
 
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
+from afa_jax.data.catalog import find
 from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError, nearest
+from afa_jax.evaluation import verification
 from afa_jax.files import user_path
 from afa_jax.models import zoo
 from afa_jax.models.cosine import CosineHead
 from afa_jax.models.network import Network
-from afa_jax.settings import Experiment, fold, identity, image_sizes, normalisation
+from afa_jax.settings import Data, Experiment, Source, false_accept_rates, fold, identity, image_sizes, normalisation
 from afa_jax.training.prepare import read_increases
 from afa_jax.transfer.method import Anatomy, Need
 from afa_jax.transfer.recipes import RECIPES, Stage, stages
@@ -56,17 +60,73 @@ def data_request(e: Experiment) -> Request:
 
 
 def source_request(e: Experiment) -> Request:
-    """The source task's images, as many as there are."""
+    """The source task's images, as many as there are: those on which a network that is trained here was trained."""
     size, resize = image_sizes(e)
     source, skip = e.source, e.data.skip_damaged
     return Request(
         *(resize, size),
-        seed=e.seed,
         folder=source.dir,
         splits=source.splits,
         skip_damaged=skip,
         held_out=e.data.held_out,
     )
+
+
+def source_experiment(e: Experiment) -> Experiment:
+    """The training of the source network, where there is none to be had: `source.weights = "train"`."""
+    size, resize = image_sizes(e)
+    return Experiment(
+        data=Data(
+            e.source.dataset,
+            e.source.dir,
+            splits=e.source.splits,
+            skip_damaged=e.data.skip_damaged,
+            mirror=e.data.mirror,
+            held_out=e.data.held_out,
+            image_size=size,
+            resize=resize,
+        ),
+        source=Source(normalisation=e.source.normalisation),
+        loss=e.loss,
+        network=e.network,
+        recipe="scratch",
+        batch_size=e.source.batch_size,
+        steps=e.source.steps,
+        learning_rate=e.source.learning_rate,
+        dtype=resolved_dtype(e),
+        parallel=e.parallel,
+    )
+
+
+def rates(e: Experiment, labels: np.ndarray) -> tuple[float, ...]:
+    """The false accept rates at which images of the identities `labels` are verified.
+
+    Raises:
+      UserError: they are too few for one of those wanted; in a part of a cross-validation, for the first.
+    """
+    wanted = false_accept_rates(e)
+    if not e.data.fold:
+        verification.check(labels, wanted)
+        return wanted
+    # A part of the identities that are trained on has fewer pairs; alpha is chosen by the first rate.
+    advice = "cross-validate in fewer parts, or name a larger rate first in config.fars"
+    verification.check(labels, wanted[:1], advice)
+    return verification.statable(labels, wanted)
+
+
+def source_rates(training: Experiment, labels: np.ndarray) -> str:
+    """`fars` of a source network's training: all that its own held-out identities can state."""
+    if not find(training.data.name).verified:
+        return training.fars
+    found = verification.statable(labels, [float(f"1e-{digits}") for digits in range(2, 8)])
+    return ",".join(f"{rate:g}" for rate in found or [verification.smallest_far(verification.count_pairs(labels)[1])])
+
+
+def resolved_dtype(e: Experiment) -> str:
+    """What `dtype` means on this machine."""
+    if e.dtype == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return e.dtype
 
 
 def run_identity(e: Experiment) -> dict[str, Any]:

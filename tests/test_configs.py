@@ -27,7 +27,7 @@ def test_a_config_settles_and_is_documented(path):
     experiment = settle(config)
     assert f"python -m afa_jax.main --config configs/{path.name}" in module.__doc__
     source = experiment.source.weights
-    placed = source == f"{experiment.network}.params" and f"`{source}`" in module.__doc__
+    placed = source.startswith(f"{experiment.network}.") and f"`{source}`" in module.__doc__
     assert source == "train" or source in NETWORKS[experiment.network].weights or placed
     body = ast.parse(path.read_text(encoding="utf-8")).body[-1]
     assert body.end_lineno - body.lineno <= 25

@@ -17,8 +17,9 @@ import numpy as np
 from afa_jax.config import default, settle
 from afa_jax.data import catalog
 from afa_jax.data.contact_sheet import contact_sheet
-from afa_jax.data.dataset import Dataset, Split
+from afa_jax.data.dataset import Dataset, Request, Split
 from afa_jax.errors import UserError
+from afa_jax.evaluation.verification import count_pairs, smallest_far
 from afa_jax.files import cache_folder, whole
 from afa_jax.plan import data_request
 
@@ -33,6 +34,10 @@ def describe(data: Dataset) -> str:
     held_out = f" and {len(data.held_out):,} held out" if data.held_out else ""
     images = f"{len(data.train):,} training images, {len(data.test):,} test images"
     lines.append(f"{len(data.classes):,} classes{held_out}, {images}")
+    if data.held_out:
+        genuine, impostors = count_pairs(data.test.labels)
+        far = f"; the smallest false accept rate is {smallest_far(impostors):g}" if impostors else ""
+        lines.append(f"{genuine:,} genuine and {impostors:,} impostor pairs are verified{far}")
     if data.damaged:
         lines.append(f"{len(data.damaged):,} left out, no images: {', '.join(data.damaged)}")
     return "\n".join(lines)
@@ -42,12 +47,31 @@ def _counts(split: Split, classes: Sequence[str]) -> dict[str, int]:
     return dict(zip(classes, np.bincount(split.labels, minlength=len(classes)).tolist(), strict=True))
 
 
+def _request(options: argparse.Namespace) -> Request:
+    sides = (112, 112) if catalog.find(options.name).verified else (256, 224)
+    config = default()
+    config.seed = options.seed
+    config.data.update(
+        name=options.name,
+        dir=options.dir,
+        resize=options.resize or sides[0],
+        image_size=options.crop or sides[1],
+        augmentation=options.augmentation,
+        per_class=options.per_class,
+        test_fraction=options.test_fraction,
+        held_out=options.held_out,
+        splits=options.splits,
+        skip_damaged=options.skip_damaged,
+    )
+    return data_request(settle(config))
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="as config.data.name")
     parser.add_argument("--dir", default="", help="as config.data.dir")
-    parser.add_argument("--resize", type=int, default=256, help="side in pixels; 320 for Inception-V3")
-    parser.add_argument("--crop", type=int, default=224, help="side in pixels; 299 for Inception-V3")
+    parser.add_argument("--resize", type=int, help="side in pixels; 256, or 112 of identities; 320 for Inception-V3")
+    parser.add_argument("--crop", type=int, help="side in pixels; 224, or 112 of identities; 299 for Inception-V3")
     parser.add_argument("--augmentation", default="default", help="as config.data.augmentation")
     parser.add_argument("--per-class", type=int, default=0, help="as config.data.per_class")
     parser.add_argument("--seed", type=int, default=0)
@@ -58,22 +82,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sheet", type=Path, help="where the picture goes; <name>.png if not given")
     options = parser.parse_args(argv)
     sheet = options.sheet or Path(f"{options.name.replace(':', '-').replace('/', '-')}.png")
-    config = default()
-    config.seed = options.seed
-    config.data.update(
-        name=options.name,
-        dir=options.dir,
-        resize=options.resize,
-        image_size=options.crop,
-        augmentation=options.augmentation,
-        per_class=options.per_class,
-        test_fraction=options.test_fraction,
-        held_out=options.held_out,
-        splits=options.splits,
-        skip_damaged=options.skip_damaged,
-    )
     try:
-        request = data_request(settle(config))
+        request = _request(options)
         if not sheet.absolute().parent.is_dir():
             raise UserError(f"There is no folder {sheet.absolute().parent} for the picture.")
         data = catalog.load(options.name, request)

@@ -31,9 +31,16 @@ def load(name: str, request: Request) -> Dataset:
     """Loads a data set; for `augmentation="improved"` its test images are five crops each.
 
     Raises:
-      UserError: no data set has that name, it cannot be had, or a class has too few images.
+      UserError: no data set has that name, it cannot be had, a class has too few images, or ten crops are wanted of
+        identities.
     """
-    data = folded(find(name).load(request), request)
+    builder = find(name)
+    if builder.verified and request.augmentation != "default":
+        raise UserError(
+            "Identities are verified by an image and its mirror image, not by ten crops: set data.augmentation to "
+            f"'default' (it is {request.augmentation!r})."
+        )
+    data = folded(builder.load(request), request)
     if request.augmentation == "improved":
         return replace(data, test=replace(data.test, images=_FiveCrops(data.test.images, request.crop)))
     return data

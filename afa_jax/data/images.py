@@ -18,11 +18,16 @@ Image.core.set_blocks_max(64)  # Pillow asks for memory less often; a third more
 def decode(data: bytes) -> Image.Image:
     """The first frame in RGB. Like torchvision's loader it takes any mode and ignores the orientation in EXIF.
 
+    Of 16-bit grey levels, as infrared cameras write them, the upper eight bits are taken; Pillow's own conversion would
+    make all but the darkest white.
+
     Raises:
       Exception: whatever Pillow raises for what is no whole image.
     """
     image = Image.open(io.BytesIO(data))
     image.load()
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

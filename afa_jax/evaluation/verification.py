@@ -21,7 +21,7 @@ from jax import Array
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Split
-from afa_jax.errors import UserError
+from afa_jax.errors import DivergedError, UserError
 from afa_jax.evaluation.pairs import Pairs, similarities
 from afa_jax.models.zoo import forward
 from afa_jax.training.parallel import Devices
@@ -60,7 +60,7 @@ def embed(
       layer: a tap that gives `[B, D]`, such as `head:input`.
 
     Raises:
-      UserError: an embedding has no direction, as `directions`.
+      DivergedError: an embedding has no direction, as `directions`.
     """
     run, devices = _compile(module, preprocess, layer), Devices()
     batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
@@ -80,30 +80,48 @@ def directions(embeddings: np.ndarray, files: Sequence[str] = ()) -> np.ndarray:
       files: the images' names, for a person.
 
     Raises:
-      UserError: one is zero or not finite.
+      DivergedError: one is zero or not finite.
     """
     lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
     bad = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
     if len(bad):
         first = files[bad[0]] if files else f"image {bad[0]}"
-        raise UserError(
+        raise DivergedError(
             f"The embedding of {first}{f' and {len(bad) - 1:,} more' if len(bad) > 1 else ''} is "
             f"{'zero' if lengths[bad[0]] == 0 else 'not finite'} and has no direction to compare: the network's "
-            "weights are spoilt; load others, or train at a lower learning rate."
+            "weights are spoilt; train at a lower learning rate."
         )
     return (embeddings / lengths).astype(np.float32)
 
 
-def check(labels: np.ndarray, fars: Sequence[float] = FARS) -> None:
+def count_pairs(labels: np.ndarray) -> tuple[int, int]:
+    """(genuine pairs, impostor pairs) of images of these identities."""
+    images = np.unique_counts(labels).counts.astype(np.int64)
+    count, genuine = int(images.sum()), int((images * (images - 1) // 2).sum())
+    return genuine, count * (count - 1) // 2 - genuine
+
+
+def smallest_far(impostors: int) -> float:
+    """The smallest FAR that so many impostor pairs can state, to two digits."""
+    return float(Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(1), Decimal(impostors)))
+
+
+def statable(labels: np.ndarray, fars: Sequence[float]) -> tuple[float, ...]:
+    """Those of the FARs for which images of these identities have enough impostor pairs; may be none."""
+    impostors = count_pairs(labels)[1]
+    return tuple(far for far in fars if _allowed(far, impostors))
+
+
+def check(
+    labels: np.ndarray, fars: Sequence[float] = FARS, advice: str = "state no smaller one, or hold out more identities"
+) -> None:
     """Holds that images of these labels have the pairs that these FARs need; may be asked before anything is trained.
 
     Raises:
-      UserError: no pair is genuine, none is an impostor's, or a FAR needs more impostor pairs than there are.
+      UserError: no pair is genuine, none is an impostor's, or a FAR needs more impostor pairs than there are; with
+        `advice`.
     """
-    images = np.unique_counts(labels).counts.astype(np.int64)
-    count = int(images.sum())
-    genuine = int((images * (images - 1) // 2).sum())
-    impostors = count * (count - 1) // 2 - genuine
+    genuine, impostors = count_pairs(labels)
     if not impostors:
         raise UserError("Verification needs images of two identities or more: hold out more of them.")
     if not genuine:
@@ -112,11 +130,10 @@ def check(labels: np.ndarray, fars: Sequence[float] = FARS) -> None:
         if not 0 < far < 1:
             raise UserError(f"A FAR is a share between 0 and 1, and not {far}.")
         if not _allowed(far, impostors):
-            smallest = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(1), Decimal(impostors))
             raise UserError(
                 f"A FAR of {far:g} needs {math.ceil(1 / Fraction(repr(float(far)))):,} impostor pairs, and "
-                f"{count:,} images of {len(images):,} identities make {impostors:,}: the smallest FAR that can be "
-                f"stated is {float(smallest):g}; state no smaller one, or hold out more identities."
+                f"{len(labels):,} images of {len(np.unique(labels)):,} identities make {impostors:,}: the smallest FAR "
+                f"that can be stated is {smallest_far(impostors):g}; {advice}."
             )
 
 

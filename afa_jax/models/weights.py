@@ -93,6 +93,18 @@ def describe(source: str | Path) -> dict[str, Any]:
     return _read_safetensors(path / FILE if path.is_dir() else path)[1] or {}
 
 
+def about(network: str, source: str | Path) -> dict[str, Any]:
+    """What is known of the weights that `source` names: of published ones by which loss they were trained.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = find(network, source)
+    if isinstance(found, str):
+        return {"loss": "softmax"}
+    return describe(found) if found.suffix == ".safetensors" else {}
+
+
 def export(
     path: Path, variables: Variables, counters: Mapping[str, int] | None = None, network: str | None = None
 ) -> None:

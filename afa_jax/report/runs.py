@@ -213,6 +213,11 @@ _NOT_THE_RUN = (
     *("recipe", "seed", "seeds", "eval_batch_size", "checkpoint_every", "keep_checkpoints", "log_every"),
     *("parallel", "remat"),  # but for rounding
 )
+_ADDED = {
+    **{"loss.name": "softmax", "loss.scale": 64.0, "loss.margin": 0.5},
+    **{"fars": "1e-5,1e-6,1e-7", "data.held_out": 80, "data.fold": "", "cross_validated": ""},
+}
+"""Settings that older summaries do not have, as they were then."""
 
 
 def _relevant(run: Run) -> dict[str, Any]:
@@ -220,8 +225,9 @@ def _relevant(run: Run) -> dict[str, Any]:
     experiment = {key: value for key, value in run.experiment.items() if key not in _NOT_THE_RUN}
     used = {stage["name"] for stage in run.summary["stages"]}
     experiment["methods"] = {name: settings for name, settings in experiment["methods"].items() if name in used}
+    flat = {**_ADDED, **dict(_flat(experiment))}
     chosen = tuple(name for name in experiment.get("cross_validated", "").split("+") if name)
-    return {key: value for key, value in _flat(experiment) if not f".{key}".endswith(tuple(f".{n}" for n in chosen))}
+    return {key: value for key, value in flat.items() if not f".{key}".endswith(tuple(f".{n}" for n in chosen))}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

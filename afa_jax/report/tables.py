@@ -77,14 +77,18 @@ def _scores(run: Run) -> dict[str, float]:
 def _cells(runs: Sequence[Run]) -> dict[tuple[str, str], Cell]:
     """By column and label."""
     cells: dict[tuple[str, str], Cell] = {}
-    columns = {run.dataset: tuple(_scores(run)) for run in runs if not run.failed}
+    columns = {
+        dataset: tuple(dict.fromkeys(column for run in group if not run.failed for column in _scores(run)))
+        for dataset, group in grouped(runs, lambda run: run.dataset).items()
+    }
     for run in runs:
+        scores = {} if run.failed else _scores(run)
         # Where alpha or beta is varied, a figure of the papers is none of all the points.
         varied = any(f"{name}=" in run.setting for name in ("alpha", "beta"))
-        for column in columns.get(run.dataset, (run.dataset,)):
+        for column in scores or columns[run.dataset] or (run.dataset,):
             known = None if varied else published(run.experiment, column, run.recipe)
             cell = cells.get((column, run.label)) or Cell((), published=known)
-            added = {"failed": cell.failed + 1} if run.failed else {"values": (*cell.values, _scores(run)[column])}
+            added = {"failed": cell.failed + 1} if run.failed else {"values": (*cell.values, scores[column])}
             cells[column, run.label] = replace(cell, **added)
     return cells
 
@@ -126,7 +130,8 @@ def _notes(cells: Sequence[Cell]) -> tuple[str, ...]:
     elif sum(len(cell.values) > 1 for cell in cells) > 1:
         notes.append(f"No best one stands out by Welch's t-test, two-sided, p < {SIGNIFICANCE:g}.")
     if any(cell.published for cell in cells):
-        notes.append("Published: mean ± standard deviation over five runs; alone where no deviation is given.")
+        several = any(cell.published and cell.published[1] is not None for cell in cells)
+        notes.append("Published: mean ± standard deviation over five runs." if several else "Published: one figure.")
     return tuple(notes)
 
 

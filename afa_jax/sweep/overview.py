@@ -49,7 +49,7 @@ class Overview:
         table = Table(box=None, pad_edge=False)
         table.add_column("run")
         table.add_column("finished", justify="right")
-        table.add_column("top-1 (%)", justify="right")
+        table.add_column("result (%)", justify="right")
         table.add_column("under way")
         rows: dict[tuple[str, ...], list[Job]] = {}
         for job in progress.jobs:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.special import stdtr
 from afa_jax.config import default
 from afa_jax.report import tables
 from afa_jax.report.published import PUBLISHED, published
-from afa_jax.report.runs import ORDER, Run, told_apart
+from afa_jax.report.runs import _ADDED, ORDER, Run, told_apart
 from afa_jax.transfer.recipes import RECIPES
 
 DOGS = "stanford_dogs120"
@@ -183,6 +184,37 @@ def test_published_figures_are_all_there():
     """AFA Tables 3 (105 cells), 4 and 5 (15 + 20), 7 to 10 (20), 11 (2), 12 (42); DELTA 1 (27 more) and 2 (44)."""
     improved = [key for key in PUBLISHED if "improved" in key[0]]
     assert len(improved) == 24 + 20 and len(PUBLISHED) == 105 + 35 + 20 + 2 + 42 + 27 + 44
+
+
+def test_a_figure_of_table_12_is_of_80_people():
+    """Its deviation is not published."""
+    faces = {"data.name": "polyu_nirfd", "network": "mobilefacenet"}
+    one = run("afa", **faces)
+    assert published(one.experiment, "polyu_nirfd, TAR at FAR 1e-06", "afa") == (97.2, None)
+    assert (
+        published(run("afa", **faces, **{"data.held_out": 5}).experiment, "polyu_nirfd, TAR at FAR 1e-06", "afa")
+        is None
+    )
+    assert tables.reported((97.2, None)) == "97.2"
+
+
+def test_older_summaries_are_the_same_runs():
+    """Without settings that came later, as they were then."""
+    new, old = several("l2", 80, 82)
+    settings = {key: value for key, value in old.experiment.items() if key not in ("loss", "fars", "cross_validated")}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in ("held_out", "fold")}
+    found = told_apart([new, replace(old, summary={**old.summary, "experiment": settings})])
+    assert [one.label for one in found] == ["l2", "l2"]
+
+
+def test_what_older_summaries_lack_is_the_default():
+    config = default()
+    for key, value in _ADDED.items():
+        *parts, last = key.split(".")
+        place = config
+        for part in parts:
+            place = place[part]
+        assert place[last] == value
 
 
 def test_a_persons_folder_gives_its_name():

@@ -49,7 +49,7 @@ def test_those_held_out_are_told_apart(photos, capsys):
         for i in range(2 + number):
             (photos / half / name / f"{i}.jpg").write_bytes(picture(10 * number + i))
     sheet = photos / "sheet.png"
-    assert main(["identities", "--dir", str(photos), "--resize", "32", "--crop", "32", "--sheet", str(sheet)]) == 0
+    assert main(["identities", "--dir", str(photos), "--sheet", str(sheet)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:5]] == [
         ["ann", "2", "0"],

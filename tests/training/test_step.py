@@ -1,5 +1,7 @@
 """The training step: the loss it minimises, the move it makes, what it leaves alone."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from afa_jax.models.cosine import CosineHead
 from afa_jax.models.zoo import forward
 from afa_jax.training import parallel
+from afa_jax.training.identification import Loss
 from afa_jax.training.parallel import Devices
 from afa_jax.training.step import init_state, make_step
 from afa_jax.transfer.attention import SpatialAttention
-from afa_jax.transfer.method import Frozen
+from afa_jax.transfer.method import Frozen, linear
 from afa_jax.transfer.methods import METHODS
 from tests import tiny
 
@@ -290,3 +294,54 @@ def test_seeds_alphas_and_betas_share_one_compilation(monkeypatch):
     other = tiny.task(tiny.stage("act", alpha=0.25, beta=0.125))
     Devices().compile(other)(*start(other), tiny.batch())
     assert traced == ["ast", "act"]
+
+
+@pytest.mark.parametrize("method", ["l2", "ast", "bss", "l2_fe"])
+def test_by_angle_the_loss_is_arcfaces(method):
+    """s·cos(θ + m) at the label, s·cos θ elsewhere, in NumPy from what the head takes in."""
+    plain = tiny.task(tiny.stage(method))
+    loss = Loss("arcface", scale=8.0, margin=0.3)
+    target, teacher = (CosineHead(network, "fc", loss.scale) for network in (plain.target, plain.teacher))
+    task = replace(plain, target=target, teacher=teacher, loss=loss)
+    state, frozen = start(task)
+    batch = tiny.batch()
+    moved, metrics = jax.jit(make_step(task))(state, frozen, batch)
+
+    images = jnp.asarray(batch["image"] / np.float32(255), jnp.float32)
+    variables = {"params": state.params["target"], "batch_stats": state.batch_stats}
+    train = not task.stage.method.head_only
+    features = forward(plain.target, variables, images, taps=("fc:input",), train=train).features
+    embedding = np.asarray(features["fc:input"], np.float64)
+    kernel = np.asarray(state.params["target"]["fc"]["kernel"], np.float64)
+    cosines = embedding @ kernel / np.linalg.norm(embedding, axis=1, keepdims=True) / np.linalg.norm(kernel, axis=0)
+    angles = np.arccos(cosines)
+    angles[np.arange(8), batch["label"]] += 0.3
+    logits = 8 * np.cos(angles)
+    expected = -np.mean(np.log(softmax(logits))[np.arange(8), batch["label"]])
+    np.testing.assert_allclose(metrics["cross_entropy"], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["top1"], (cosines.argmax(1) == batch["label"]).mean())
+    # Weight decay and ½·beta·‖head‖² alone move the bias, which has no part in the angle.
+    decay = task.stage.settings["beta"] + task.stage.settings["weight_decay"]
+    bias = np.asarray(state.params["target"]["fc"]["bias"])
+    np.testing.assert_allclose(moved.params["target"]["fc"]["bias"], bias * (1 - 0.1 * decay), rtol=1e-5, atol=1e-8)
+
+
+def test_by_angle_parts_of_a_batch_and_remat_give_the_same_step():
+    plain = tiny.task(tiny.stage("l2_fe"))  # whose BatchNorm does not look at the batch
+    task = replace(plain, target=CosineHead(plain.target, "fc", 8.0), loss=Loss("arcface", 8.0, 0.3))
+    state, frozen = start(task)
+    whole, other = (
+        jax.jit(make_step(replace(task, **changes)))(state, frozen, tiny.batch())[0]
+        for changes in ({}, {"accumulate": 2, "remat": True})
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), whole.params, other.params)
+
+
+def test_by_angle_a_kept_head_is_read_as_the_network_reads_it():
+    plain = tiny.task(tiny.stage("lwf"))
+    task = replace(plain, target=CosineHead(plain.target, "fc", 8.0), loss=Loss("arcface", 8.0))
+    variables, images = tiny.variables(), jnp.asarray(tiny.batch()["image"] / np.float32(255), jnp.float32)
+    found = forward(task.target, variables, images, taps=("fc:input",))
+    said = task.classify(found.features["fc:input"], variables["params"]["fc"])
+    np.testing.assert_allclose(said, found.logits, rtol=1e-6)
+    assert plain.classify is linear

@@ -38,13 +38,8 @@ def load_from(root: Path, name: str, request: Request) -> Dataset:
 
     Raises:
       UserError: too few identities, one of them for training and for verification, or with a single image to verify; a
-        file that is no image, or has no landmarks where others have; `augmentation` is not `default`.
+        file that is no image, or has no landmarks where others have.
     """
-    if request.augmentation != "default":
-        raise UserError(
-            "Identities are verified by an image and its mirror image, not by ten crops: set data.augmentation to "
-            f"'default' (it is {request.augmentation!r})."
-        )
     train, test = _divided(root, request)
     _check_pairs({identity: len(pictures) for identity, pictures in test.items()})
     landmarks = _landmarks(root, (train, test))

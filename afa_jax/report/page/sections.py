@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from afa_jax.measures import verified
 from afa_jax.report.curves import curve
 from afa_jax.report.page.gallery import Drawing
 from afa_jax.report.page.markup import Html, data_uri, joined, tag
@@ -80,7 +81,7 @@ def _strip(verdict: Verdict) -> Html:
     ]
     hidden = len(verdict.recipes) - len(rows)
     more = [tag("p", f"and {hidden} more in the table below", class_="note")] if hidden > 0 else []
-    caption = tag("caption", "Top-1 by recipe, mean ± standard deviation", class_="hidden-text")
+    caption = tag("caption", f"{verdict.scored} by recipe, mean ± standard deviation", class_="hidden-text")
     return joined(tag("table", caption, tag("tbody", *drawn), class_="strips"), *more)
 
 
@@ -239,7 +240,9 @@ def _run(place: int, run: Run) -> Html:
                type="button", class_="more", aria_expanded="false", aria_controls=detail)  # fmt: skip
     command = summary["command"] or "not recorded: the run was not started from a command line"
     copy = [tag("button", "Copy", type="button", class_="copy")] if summary["command"] else []
-    shown = tag("td", tag("code", command), *copy, tag("p", f"{run.folder} · {summary['device']}", class_="note"),
+    rates = [tag("p", line, class_="note") for line in verified(summary["verification"])] if run.verified else []
+    rates.append(tag("p", f"{run.folder} · {summary['device']}", class_="note"))
+    shown = tag("td", tag("code", command), *copy, *rates,
                 colspan=len(_COLUMNS) + 1)  # fmt: skip
     about = {"data_dataset": run.dataset, "data_network": run.network, "data_recipe": run.recipe}
     return tag("tbody", tag("tr", *cells, tag("td", more)), tag("tr", shown, id=detail, class_="detail"), **about)
