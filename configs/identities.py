@@ -7,8 +7,8 @@ face aligned to 112 × 112 pixels; without one pictures are resized. To see what
 so many identities can state: `python tools/prepare_data.py identities --dir people --held-out 20`.
 
 The source network is a file, `mobilefacenet.pth` in the working folder (PyTorch's, `blocks.N.conv.M` or `conv_23.*`),
-or what `--config.source.weights` names. ArcFace, AFA in 3,000 steps; alpha is in the measure of the teacher's own features
-(`normalised`). One GPU; the time is not measured yet. No result is published for your pictures.
+or what `--config.source.weights` names. ArcFace, AFA in 3,000 steps; alpha is in the measure of the teacher's own
+features (`normalised`). One GPU; the time is not measured yet. No result is published for your pictures.
 """
 
 from afa_jax.config import default

@@ -58,6 +58,7 @@ def test_those_held_out_are_told_apart(photos, capsys):
         ["eve", "0", "4"],
     ]
     assert lines[5] == "2 classes and 2 held out, 5 training images, 9 test images"
+    assert lines[6] == "16 genuine and 20 impostor pairs are verified; the smallest false accept rate is 0.05"
 
 
 def test_a_damaged_picture_and_a_wrong_name(photos, tmp_path, capsys, monkeypatch):
