@@ -9,6 +9,8 @@ The settings are the run's, but for those given: --config.data.* one by one, or 
 unless that is given too. The network sees them as in its own evaluation: the centre crop, or ten crops with
 `data.augmentation=improved`. The data set's classes must be among the network's, by name, in any order.
 
+Of held-out identities the true accept rates are told, at the run's false accept rates or those of --config.fars.
+
 -o writes all in JSON: top-1 and cross-entropy, those of each class, and the pairs of classes most often confused.
 Exit status: 0 done; 2 for what you can mend, said in one sentence.
 """
@@ -28,15 +30,21 @@ from afa_jax.config import settle
 from afa_jax.data import catalog
 from afa_jax.data.dataset import Split
 from afa_jax.errors import UserError
+from afa_jax.evaluation import verification
+from afa_jax.evaluation.verification import verify
 from afa_jax.files import write_json
 from afa_jax.inference.assessment import Counts, count, report
 from afa_jax.inference.classifier import Classifier, classifier
 from afa_jax.inference.finished import Finished, reopen
-from afa_jax.plan import data_request
+from afa_jax.measures import verified
+from afa_jax.models import zoo
+from afa_jax.plan import anatomy, data_request, rates
 from afa_jax.provenance import device, versions
 from afa_jax.settings import Experiment, to_json
+from afa_jax.training.parallel import Devices
 
 SPLITS = ("test", "train", "all")
+_ALSO = ("eval_batch_size", "fars")  # settings that may be given beside those of the data
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,11 +76,12 @@ def settled(run: Experiment, file: str | None, settings: Sequence[str]) -> Exper
     """
     keys = [setting.lstrip("-").split("=")[0].removeprefix("config.") for setting in settings]
     for key, setting in zip(keys, settings, strict=True):
-        if setting.startswith("--config.") and key != "eval_batch_size" and not key.startswith("data."):
-            raise UserError(f"config.{key} is the run's own: evaluate takes config.data.* and config.eval_batch_size.")
+        if setting.startswith("--config.") and key not in _ALSO and not key.startswith("data."):
+            more = " and ".join(f"config.{name}" for name in _ALSO)
+            raise UserError(f"config.{key} is the run's own: evaluate takes config.data.*, {more}.")
     if file:
         other = read_experiment(file, settings)
-        return dataclasses.replace(run, data=other.data, eval_batch_size=other.eval_batch_size)
+        return dataclasses.replace(run, data=other.data, **{name: getattr(other, name) for name in _ALSO})
     config = to_json(run)
     if "data.name" in keys or "data.dir" in keys:
         config["data"] |= {"per_class": 0, "fold": ""}
@@ -88,11 +97,12 @@ def assess(network: Classifier, e: Experiment, split: str, pairs: int) -> dict[s
       UserError: the data set cannot be had, or its classes do not fit.
     """
     data = catalog.load(e.data.name, data_request(e))
-    if data.held_out and split != "train":
-        raise UserError(
-            f"The test images of {e.data.name} show classes that are not trained on, so they have no top-1: give "
-            "--split=train."
-        )
+    if data.held_out and split == "all":
+        raise UserError(f"Of {e.data.name} the test images show identities that are not trained on: give one split.")
+    if data.held_out and split == "test":
+        found = verify(embed(network, e, data.test), data.test.labels, rates(e, data.test.labels))
+        views = "centre crop and its mirror image"
+        return {"data": to_json(e.data), "split": split, "views": views, "verification": found}
     chosen: Mapping[str, tuple[Split, ...]] = {
         "test": (data.test,),
         "train": (data.train,),
@@ -107,6 +117,13 @@ def assess(network: Classifier, e: Experiment, split: str, pairs: int) -> dict[s
     return {"data": to_json(e.data), "split": split, "views": views, **report(both, network.classes, pairs)}
 
 
+def embed(network: Classifier, e: Experiment, split: Split) -> np.ndarray:
+    """The embedding of each image, float32 `[N, D]` of length 1."""
+    layer = f"{anatomy(zoo.NETWORKS[e.network]).embedding}{zoo.INPUT}"
+    variables = Devices().replicate(network.variables)
+    return verification.embed(network.module, variables, split, network.preprocess, e.eval_batch_size, layer)
+
+
 def about(run: Finished, workdir: Path) -> dict[str, Any]:
     """Which run it is."""
     return {"run": str(workdir), "network": run.experiment.network, "recipe": run.summary["recipe"]} | {
@@ -117,6 +134,9 @@ def about(run: Finished, workdir: Path) -> dict[str, Any]:
 def _tell(result: Mapping[str, Any]) -> None:
     data = result["data"]
     name = data["dir"] or data["name"]
+    if "verification" in result:
+        print("\n".join(f"{name}: {line}" for line in verified(result["verification"])))
+        return
     print(
         f"{name}, {result['split']}: top-1 {100 * result['top1']:.1f} % of {result['images']} images "
         f"({result['views']}), cross-entropy {result['cross_entropy']:.3f}"

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from afa_jax import evaluate
 from afa_jax.comparison import compared, run_all
 from afa_jax.config import settle
 from afa_jax.data import catalog
@@ -230,6 +231,19 @@ def test_wrong_rates(fars):
 def test_a_wrong_loss(key, value):
     with pytest.raises(UserError, match=f"config.{key} is"):
         settle(config("afa", **{key: value}))
+
+
+def test_a_finished_network_is_verified_again_at_other_rates(folder, tmp_path, capsys):
+    output, one = tmp_path / "said.json", folder / "afa" / "seed0"
+    assert evaluate.main([str(one), "-o", str(output), "--config.fars=1e-2,0.3"]) == 0
+    found, run = json.loads(output.read_text())["verification"], summary(folder)["verification"]
+    assert [rate["far"] for rate in found["tar_at_far"]] == [0.01, 0.3] and found["pairs"] == run["pairs"]
+    assert found["tar_at_far"][0]["tar"] == pytest.approx(run["tar_at_far"][0]["tar"], abs=2 / 528)
+    assert "drawn_faces_infrared: TAR" in capsys.readouterr().out
+    assert evaluate.main([str(one), "--split=train"]) == 0
+    assert "top-1" in capsys.readouterr().out
+    assert evaluate.main([str(one), "--split=all"]) == 2
+    assert "give one split" in capsys.readouterr().err
 
 
 def test_what_does_not_matter_is_no_part_of_the_run():

@@ -47,7 +47,7 @@ RELEASED = {
 
 
 def test_all_networks_are_counted():
-    assert PARAMETERS.keys() == NETWORKS.keys() == collect(networks, "NETWORKS").keys()
+    assert PARAMETERS.keys() == collect(networks, "NETWORKS").keys() <= NETWORKS.keys()  # a test may add its own
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

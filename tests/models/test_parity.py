@@ -16,6 +16,9 @@ import pytest
 from afa_jax.models import convert, zoo
 from tests.models import parity_cases as cases
 
+# What takes longest to compile is compared by name.
+LONG = ("resnet101", "inception_v3", "lresnet34e_ir", "resnet34")
+LESS = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in cases.SIZES]
 TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")
 
 
@@ -82,7 +85,7 @@ def ours(name):
     return evaluated(name) | trained(name)
 
 
-@pytest.mark.parametrize("name", cases.SIZES)
+@pytest.mark.parametrize("name", LESS)
 def test_equals_what_is_stored_of_torchvision(name):
     found = ours(name)
     names = sorted(key for key in found if "logits" not in key)
@@ -98,7 +101,7 @@ def test_equals_what_is_stored_of_torchvision(name):
     assert right.all(), [key for key, good in zip(names, right, strict=True) if not good]
 
 
-@pytest.mark.parametrize("name", cases.SIZES)
+@pytest.mark.parametrize("name", LESS)
 def test_the_pass_in_train_mode_is_as_close_in_float32(name):
     """Logits and new running statistics; of the gradients `trained` says why not.
 
@@ -122,7 +125,7 @@ def test_the_pass_in_train_mode_is_as_close_in_float32(name):
 
 
 @pytest.mark.skipif(not TORCH, reason="torch and torchvision are not installed")
-@pytest.mark.parametrize("name", cases.SIZES)
+@pytest.mark.parametrize("name", LESS)
 def test_equals_torchvision_live(name):
     from tests.models import torchvision_side
 
@@ -152,6 +155,7 @@ def test_round_trip_is_the_identity_bit_for_bit(name):
         assert back[key].dtype == value.dtype and back[key].tobytes() == value.tobytes(), key
 
 
+@pytest.mark.slow
 def test_without_the_auxiliary_head_inception_gives_the_same():
     name = "inception_v3"
     found = convert.from_state_dict("inception_v3_no_aux", cases.state(name))

@@ -18,7 +18,7 @@ from afa_jax.transfer.recipes import Stage
 # Small images where the network's layers allow them.
 LEAST = {"inception_v3_no_aux": 75, "inception_v3": 299}
 SIZES = {name: LEAST.get(name, 112 if spec.image_size == 112 else 32) for name, spec in NETWORKS.items()}
-QUICK = ("resnet10_small", "mobilenet_v2")
+QUICK = ("resnet10_small",)
 CLASSES, SOURCE_CLASSES, BATCH = 3, 5, 2
 
 
