@@ -3,10 +3,10 @@
     python -m afa_jax.main --config configs/polyu_nirfd.py
 
 The database is given on request: one folder of images for each person goes into the cache's `archives/polyu_nirfd`, or
-where `--config.data.dir` says, with a table of five landmarks a face if there is one. The source networks are files in
-the working folder, `mobilefacenet.pth` (PyTorch's, `blocks.N.conv.M` or `conv_23.*`) and `lresnet34e_ir.params`
-(InsightFace's, of MXNet), or what `--config.source.weights` names. The public ones have no classification layer, which
-`lwf`, `soft_ft` and `co_tuning` need: those want a file that has one.
+where `--config.data.dir` says, with a table of five landmarks a face if there is one. The source networks are
+InsightFace's files for MXNet, placed in the working folder as `mobilefacenet.params` and `lresnet34e_ir.params`, or
+what `--config.source.weights` names, PyTorch's in the layouts of the README among them. The public ones have no
+classification layer, which `lwf`, `soft_ft` and `co_tuning` need: those want a file that has one.
 
 Known from the paper (§5.2, §6): 80 people held out, batches of 64, 9,000 steps, SGD with momentum 0.9, rates of 0.001
 for LwF and 0.0001 for Soft fine-tuning. Not published: the rate of the others (below: 0.01, that of §5.2), the loss
@@ -26,7 +26,7 @@ def get_config(network="mobilefacenet"):
     config.data.name = "polyu_nirfd"
     config.data.held_out = 80
     config.network = network
-    config.source.weights = f"{network}.{'pth' if network.startswith('mobile') else 'params'}"
+    config.source.weights = f"{network}.params"
     config.loss.name = "arcface"
     config.recipe = "afa"
     config.methods.ast.alpha, config.methods.act.alpha = 0.1, 0.15

@@ -80,6 +80,7 @@ def from_state_dict(network: str, content: Any) -> Converted:
     spec, state = NETWORKS[network], unwrap(content)
     layout = _layout_of(network, state)
     arrays, counters = _without_counters(state)
+    arrays = layout.adapt(arrays)
     dropped = tuple(key for key in arrays if key.startswith(tuple(f"{part}." for part in spec.left_out)))
     arrays = {key: value for key, value in arrays.items() if key not in dropped}
     num_classes = _num_classes(spec, arrays)

@@ -13,6 +13,8 @@ from afa_jax.errors import UserError
 from afa_jax.models.network import HALF
 
 SIDE = 112
+NORM_WORDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
+"""From PyTorch's words for the arrays of a BatchNorm, and of a PReLU's slope, to MXNet's."""
 
 
 def face_head(num_classes: int, fan_in: int, *, name: str | None = None) -> nn.Dense:

@@ -8,6 +8,8 @@ from jax import Array
 
 from afa_jax.models.convolution import convolve, largest_of_shifts, on_cpu
 
+EPSILON = 1e-5
+"""What a BatchNorm adds to a variance, as PyTorch's does."""
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal with variance 2 / (kernel area · outputs), not cut off (He et al. 2015, eq. 14)."""
 
@@ -43,7 +45,7 @@ def conv(
 
 
 def batch_norm(
-    train: bool, *, epsilon: float = 1e-5, scale: bool = True, dtype: Any = None, name: str | None = None
+    train: bool, *, epsilon: float = EPSILON, scale: bool = True, dtype: Any = None, name: str | None = None
 ) -> nn.BatchNorm:
     """BatchNorm with PyTorch's momentum 0.1, which Flax writes as 0.9.
 

@@ -28,11 +28,13 @@ class Layout:
       key: from PyTorch's key here, `stage1.unit1.bn1.weight`, to the file's, `stage1_unit1_bn1_gamma`.
       matrices: PyTorch's keys of the 1×1 convolutions that the file holds as matrices.
       fills_ones: what the file says of the network's `ones` has no meaning.
+      adapt: makes of the file's arrays those of the layers here, where they are not the same layers.
     """
 
     key: Callable[[str], str] = _same
     matrices: frozenset[str] = frozenset()
     fills_ones: bool = False
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from afa_jax.models.faces import FACES, check_side, face_head
+from afa_jax.models.faces import FACES, NORM_WORDS, check_side, face_head
 from afa_jax.models.layers import HE_FAN_OUT, PReLU, batch_norm, conv
 from afa_jax.models.network import HALF, Layout, Network, spread_taps
 
@@ -98,13 +98,12 @@ def _build_iresnet(num_classes: int, dtype: Any) -> LResNet34:
 
 # In MXNet each kind of layer has words of its own; those of a convolution and a fully connected layer are PyTorch's.
 _NORM = re.compile(r"(.*\.)?(bn\d|relu\d|sc|fc1)")
-_NORM_WORDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
 
 def _mxnet_key(key: str) -> str:
     """`stage1.unit1.bn1.running_var` to `stage1_unit1_bn1_moving_var`; PReLU's slope is a `gamma`."""
     layer, _, word = key.rpartition(".")
-    return f"{layer}.{_NORM_WORDS[word] if _NORM.fullmatch(layer) else word}".replace(".", "_")
+    return f"{layer}.{NORM_WORDS[word] if _NORM.fullmatch(layer) else word}".replace(".", "_")
 
 
 _IN_UNIT = {"relu1": "prelu", "conv1sc": "downsample.0", "sc": "downsample.1"}

@@ -5,10 +5,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from afa_jax.models.faces import FACES, SIDE, check_side, face_head
-from afa_jax.models.layers import PReLU, batch_norm, conv
+from afa_jax.models.faces import FACES, NORM_WORDS, SIDE, check_side, face_head
+from afa_jax.models.layers import EPSILON, PReLU, batch_norm, conv
 from afa_jax.models.network import Layout, Network, spread_taps
 
 # (expansion, channels, blocks, stride of the first), Chen et al. (2018), Table 1.
@@ -140,12 +141,68 @@ def _conv_23_key(key: str) -> str:
     return rest if first == "linear1" else f"{_OUTSIDE.get(first, first)}.{rest}"
 
 
+_MXNET_OUTSIDE = {
+    **{"conv1": "conv_1", "dw_conv1": "conv_2_dw", "conv2": "conv_6sep", "linear7": "conv_6dw7_7"},
+    **{"conv": "conv2d", "bn": "batchnorm", "prelu": "relu"},
+}
+_MXNET_GROUPS = (
+    "dconv_23",
+    *(f"res_3_block{i}" for i in range(4)),
+    "dconv_34",
+    *(f"res_4_block{i}" for i in range(6)),
+    "dconv_45",
+    *(f"res_5_block{i}" for i in range(2)),
+)
+_MXNET_PARTS = (
+    *("conv_sep_conv2d", "conv_sep_batchnorm", "conv_sep_relu", "conv_dw_conv2d", "conv_dw_batchnorm", "conv_dw_relu"),
+    *("conv_proj_conv2d", "conv_proj_batchnorm"),
+)
+
+
+def _mxnet_key(key: str) -> str:
+    """`blocks.1.conv.7.running_var` to `res_3_block0_conv_proj_batchnorm_moving_var`; a slope is a `gamma`."""
+    inside = re.fullmatch(r"blocks\.(\d+)\.conv\.(\d)\.(\w+)", key)
+    if inside:
+        block, part, word = inside.groups()
+        layer = f"{_MXNET_GROUPS[int(block)]}_{_MXNET_PARTS[int(part)]}"
+    elif key == "linear1.conv.weight":
+        return "pre_fc1_weight"
+    else:
+        outer, inner, word = key.split(".")
+        layer = "fc1" if outer == "linear1" else f"{_MXNET_OUTSIDE[outer]}_{_MXNET_OUTSIDE[inner]}"
+    return f"{layer}_{word if layer.endswith('conv2d') else NORM_WORDS[word]}"
+
+
+_MXNET_EPSILON, _MXNET_LAST_EPSILON = 1e-3, 2e-5
+
+
+def _from_mxnet(arrays: dict[str, Any]) -> dict[str, Any]:
+    """InsightFace's layers as ours, which give the same in eval mode.
+
+    Its fully connected layer has a bias, which goes into the mean that the BatchNorm behind it takes off; that
+    BatchNorm's weight has no meaning and is one; and what its BatchNorms add to a variance goes into the variance.
+    """
+    made = dict(arrays)
+    for key in arrays:
+        if key.endswith("_moving_var"):
+            theirs = _MXNET_LAST_EPSILON if key.startswith("fc1_") else _MXNET_EPSILON
+            made[key] = arrays[key] + np.float32(theirs - EPSILON)
+    if {"pre_fc1_bias", "fc1_moving_mean"} <= arrays.keys():
+        made["fc1_moving_mean"] = arrays["fc1_moving_mean"] - made.pop("pre_fc1_bias")
+        made["fc1_gamma"] = np.ones_like(arrays["fc1_moving_mean"])
+    return made
+
+
 # The linear projection of each bottleneck, before its BatchNorm; the last of each width and resolution is among the 4.
 _PROJECTIONS = [f"blocks.{block}.conv.6" for block in range(15)]
 _OPTIONS: dict[str, Any] = {
     **FACES,
     "taps": spread_taps(_PROJECTIONS, [_PROJECTIONS[block] for block in (4, 8, 11, 14)]),
-    "layouts": (Layout(), Layout(_conv_23_key, matrices=frozenset(["linear1.conv.weight"]))),
+    "layouts": (
+        Layout(),
+        Layout(_conv_23_key, matrices=frozenset(["linear1.conv.weight"])),
+        Layout(_mxnet_key, matrices=frozenset(["linear1.conv.weight"]), adapt=_from_mxnet),
+    ),
     "hints": {"linear7.conv.weight": f"the file is for images of another size than {SIDE}×{SIDE}, such as 112×96"},
 }
 NETWORKS = {
