@@ -13,7 +13,7 @@ from tests import tiny
 def finished(tmp_path_factory):
     """The folder of a run of `afa` on digits."""
     folder = tmp_path_factory.mktemp("inference") / "run"
-    run(settle(tiny.config("afa", network="resnet10_small")), folder)
+    run(settle(tiny.config("afa")), folder)
     return folder
 
 

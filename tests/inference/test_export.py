@@ -20,6 +20,7 @@ from afa_jax.inference.classifier import Classifier, classifier
 from afa_jax.inference.files import write_program, write_weights
 from afa_jax.inference.finished import reopen
 from afa_jax.models import zoo
+from tests import tiny
 
 ALONE = """
 import sys
@@ -94,7 +95,7 @@ def test_the_card_tells_what_the_network_is(finished, exported):
     text = (exported / "README.md").read_text(encoding="utf-8")
     summary = json.loads((finished / "summary.json").read_text())
     for said in (
-        "# resnet10_small, afa, digits_3",
+        f"# {tiny.NETWORK}, afa, digits_3",
         "30 training images (3 labelled images a class, drawn by the seed), 1767 test images",
         "trained for 30 steps on `letters`; recipe `afa`, seed 0",
         "| `act` | 4 | 0.0001 | 0.01 | 0 |",
@@ -135,13 +136,13 @@ def test_the_state_dict_gives_the_same_logits_in_torchvision(torchvision, tmp_pa
 
 def test_crop_and_normalisation_are_part_of_the_program(finished, tmp_path):
     network = replace(classifier(reopen(finished)), resize=11)
-    write_program(tmp_path, network, "resnet10_small")
+    write_program(tmp_path, network, tiny.NETWORK)
     images = np.random.default_rng(2).integers(0, 256, (3, 11, 11, 3), np.uint8)
     read = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     assert read.in_avals[0].shape[1:] == (11, 11, 3) and read.in_avals[0].dtype == np.uint8
     np.testing.assert_allclose(read.call(images)["logits"], network.logits(images), atol=1e-5)
     ten = replace(network, ten_crop=True)
-    write_program(tmp_path, ten, "resnet10_small")
+    write_program(tmp_path, ten, tiny.NETWORK)
     read = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     np.testing.assert_allclose(read.call(images)["logits"], network.logits(images), atol=1e-5)
     assert "ImageOps.fit(picture, (11, 11)" in card(reopen(finished), ten)

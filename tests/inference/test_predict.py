@@ -18,6 +18,7 @@ from afa_jax.inference.classifier import classifier
 from afa_jax.inference.finished import reopen
 from afa_jax.models import weights, zoo
 from afa_jax.predict import main
+from tests import tiny
 from tests.analysis import by_hand
 
 
@@ -34,8 +35,8 @@ def said(capsys, *arguments):
 def by_numpy(finished, file):
     """The probabilities of a photo, from Pillow, NumPy and one plain pass of the network."""
     pixels = np.asarray(Image.open(file).convert("RGB").resize((8, 8), Image.Resampling.BILINEAR))
-    variables = weights.load("resnet10_small", finished / "model")
-    logits = by_hand.features(variables, pixels[None], ())[1][0]
+    variables = weights.load(tiny.NETWORK, finished / "model")
+    logits = by_hand.features(variables, pixels[None], (), tiny.NETWORK)[1][0]
     return np.exp(logits) / np.exp(logits).sum()
 
 
@@ -110,13 +111,13 @@ def test_refused(finished, photos, capsys, tmp_path, photo, options, sentence):
 
 
 def no_classes(folder):
-    variables = weights.load("resnet10_small", folder / "model")
-    weights.save(folder / "model", "resnet10_small", variables)
+    variables = weights.load(tiny.NETWORK, folder / "model")
+    weights.save(folder / "model", tiny.NETWORK, variables)
 
 
 def fewer_classes(folder):
-    variables = weights.load("resnet10_small", folder / "model")
-    weights.save(folder / "model", "resnet10_small", variables, classes=["a", "b"])
+    variables = weights.load(tiny.NETWORK, folder / "model")
+    weights.save(folder / "model", tiny.NETWORK, variables, classes=["a", "b"])
 
 
 def cut(folder):
