@@ -28,7 +28,7 @@ def test_the_example_runs():
 def test_the_table_is_rebuilt_from_the_repository():
     import publish_comparison
 
-    for name in ("quickstart", "methods"):
+    for name in ("quickstart", "methods", "drawn_faces", "step_cpu"):
         text = publish_comparison.page(name).read_text(encoding="utf-8")
         assert publish_comparison.insert(text, name) == text
     runs = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text())["runs"]
