@@ -192,6 +192,7 @@ def parameters(runs: Sequence[Run]) -> Figure:
     panel.bar_label(bars, [millions(count) for count in counts.values()], padding=3)
     panel.set(xscale="log", xlabel="parameters")
     panel.xaxis.set_major_formatter(lambda count, _: millions(round(count)))
+    panel.xaxis.set_minor_formatter("")  # within a decade it would write powers in TeX, which is not set here
     panel.margins(x=0.15)
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)

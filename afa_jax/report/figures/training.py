@@ -42,8 +42,9 @@ def curves(runs: Sequence[Run]) -> Figure:
     }
     if not found:
         raise UserError("The curves of the losses are left out: no run's journal has any.")
-    figure, axes = panels(len(SPLITS), len(metrics), width=4.0, sharex=True)
-    for row, split in zip(axes, SPLITS, strict=True):
+    splits = [split for split in SPLITS if any(split == one for one, _, _ in found)]
+    figure, axes = panels(len(splits), len(metrics), width=4.0, sharex=True)
+    for row, split in zip(axes, splits, strict=True):
         for panel, metric in zip(row, metrics, strict=True):
             for label, look in style.items():
                 if line := found.get((split, metric, label)):

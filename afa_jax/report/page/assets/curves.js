@@ -110,7 +110,9 @@ function startCurves() {
 
   choose(controls.task, tasks.map((one) => one.name));
   choose(controls.metric, Object.values(metrics));
-  choose(controls.split, Object.values(splits), Object.keys(splits).indexOf("test"));
+  // The test split, unless it has no such curve: identities that are held out have no losses.
+  const last = Object.keys(splits).findLastIndex((name) => tasks[0].means[name][metric()].length);
+  choose(controls.split, Object.values(splits), Math.max(0, last));
   byId("curves-view").hidden = false;
   choices();
   for (const control of [controls.task, controls.metric, controls.split, controls.mode]) control.addEventListener("change", choices);
