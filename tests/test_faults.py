@@ -128,7 +128,7 @@ def test_the_step_under_way_is_the_last(listening, undisturbed, tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_costs_no_checkpoint(undisturbed, tmp_path):
-    """No file may grow beyond 300 kB, as if the disk were full; a checkpoint takes more."""
+    """No file may grow beyond 10 kB, as if the disk were full; a checkpoint takes more."""
     workdir, config = tmp_path / "run", processes.config(tmp_path, **SETTINGS)
     process = processes.start(config, workdir)
     processes.wait_for_lines(workdir, 3, process)
@@ -136,7 +136,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(undisturbed, tmp_path):
     assert processes.wait(process) == [preemption.STOPPED]
     before = sorted(str(f.relative_to(workdir)) for f in (workdir / "checkpoints").glob("*/*"))
 
-    assert processes.wait(processes.start(config, workdir, largest_file=300_000)) == [2]
+    assert processes.wait(processes.start(config, workdir, largest_file=10_240)) == [2]
     last = processes.said(workdir).splitlines()[-1]
     assert re.fullmatch(r"afa_jax: A checkpoint cannot be written to .*-a[sc]t \(File too large\): mend that.*", last)
     whole = sorted(str(f.relative_to(workdir)) for f in (workdir / "checkpoints").glob("*/*") if f.name.isdigit())

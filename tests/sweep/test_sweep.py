@@ -169,11 +169,11 @@ def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
         told = f"act/cross_validated=methods.act.alpha,methods.act.alpha={choice['methods.act.alpha']}"
         kept = json.loads((root / told / f"seed{seed}" / "config.json").read_text())
         assert kept["methods"]["act"]["alpha"] == choice["methods.act.alpha"] and kept["data"]["fold"] == ""
-    table = (root / f"sweep-{tiny.NETWORK}.md").read_text()
+    table = (root / f"l2+ast+act-{tiny.NETWORK}.md").read_text()
     assert "| ast | –, 2 failed |" in table and table.count("±") >= 2
     _, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")
-    assert "6 runs, 4 of them finished already" in said and "4 runs, 4 of them" in said
-    assert (root / f"sweep-{tiny.NETWORK}.md").read_text() == table
+    assert "6 runs, 4 of them finished already" in said and "8 runs, 8 of them" in said
+    assert (root / f"l2+ast+act-{tiny.NETWORK}.md").read_text() == table
 
 
 @pytest.mark.slow
