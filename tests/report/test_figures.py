@@ -96,7 +96,8 @@ def two_seeds():
 def test_curves_are_means_with_bands_over_both_stages():
     figure = training.curves(made.labelled(*two_seeds()))
     assert [(p.get_title(), p.get_ylabel()) for p in figure.axes] == [
-        ("test", metric) for metric in ("cross-entropy", "total loss")  # in training nothing was recorded
+        ("test", metric)
+        for metric in ("cross-entropy", "total loss")  # in training nothing was recorded
     ]
     test, total = figure.axes
     assert lines(test) == {"afa": ([1, 2, 3], [2.0, 0.6, 0.3])}
