@@ -10,7 +10,6 @@ from flax.core import FrozenDict
 
 from afa_jax.data import catalog
 from afa_jax.data.augment import Preprocess
-from afa_jax.data.catalog import find
 from afa_jax.data.dataset import Request
 from afa_jax.errors import UserError, nearest
 from afa_jax.evaluation import verification
@@ -116,7 +115,7 @@ def rates(e: Experiment, labels: np.ndarray) -> tuple[float, ...]:
 
 def source_rates(training: Experiment, labels: np.ndarray) -> str:
     """`fars` of a source network's training: all that its own held-out identities can state."""
-    if not find(training.data.name).verified:
+    if not catalog.find(training.data.name).verified:
         return training.fars
     found = verification.statable(labels, [float(f"1e-{digits}") for digits in range(2, 8)])
     return ",".join(f"{rate:g}" for rate in found or [verification.smallest_far(verification.count_pairs(labels)[1])])

@@ -3,8 +3,8 @@
     python -m afa_jax.main --config configs/drawn_faces.py
 
 A source network for 128 drawn people by visible light, once, and a target for 32 others in near infrared, by ArcFace;
-32 more are verified: 71,424 pairs of two people, so that a false accept rate of 1e-4 stands on seven. Two CPU cores,
-about ten minutes. Alpha is 0.1 because features that are held fast by 1 cannot follow from one light to the other.
+32 more are verified: 71,424 pairs of two people, so that a false accept rate of 1e-4 stands on seven. Alpha was set by
+hand. Minutes on two CPU cores; the result to expect: docs/faces.md.
 """
 
 from afa_jax.config import default
