@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 Pair = tuple[int, int]
@@ -69,23 +70,47 @@ def on_cpu() -> bool:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
     """A convolution of each channel with a kernel of its own: `[B, H, W, C]` and `[h, w, 1, C]`."""
-    return _sum_of_shifts(x, kernel, strides, padding).astype(x.dtype)
+    return _forward(x, kernel, strides, padding)[0]
 
 
 def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return _sum_of_shifts(x, kernel, strides, padding).astype(x.dtype), (x, kernel)
+    y = _sum_of_slices(x, kernel, padding) if strides == (1, 1) else _sum_of_shifts(x, kernel, strides, padding)
+    return y.astype(x.dtype), (x, kernel)
 
 
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    # Linear in x, so its transpose is the gradient: each slice becomes a pad and each pad a slice.
-    exact = jax.ShapeDtypeStruct(x.shape, _exact(x))
-    transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, padding), exact)
-    of_x = transpose(gradient.astype(exact.dtype))[0].astype(x.dtype)
-    return of_x, _kernel_gradient(x, gradient, kernel, strides, padding)
+    if strides == (1, 1):
+        # Each value goes to where it was read from: the same sum again, with the kernel turned round.
+        far = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)]
+        of_x = _sum_of_slices(gradient, kernel[::-1, ::-1], (far[0], far[1]))
+    else:
+        exact = jax.ShapeDtypeStruct(x.shape, _exact(x))
+        transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, padding), exact)
+        of_x = transpose(gradient.astype(exact.dtype))[0]
+    return of_x.astype(x.dtype), _kernel_gradient(x, gradient, kernel, strides, padding)
 
 
 depthwise.defvjp(_forward, _backward)
+
+
+def _sum_of_slices(x: Array, kernel: Array, padding: Padding) -> Array:
+    """At stride 1, of what is padded first, which keeps XLA from computing x anew for each slice of it.
+
+    Sums, and what is given, are of at least float32.
+    """
+    padded = _padded(x, padding)
+    rows, columns = _outputs(x, kernel, (1, 1), padding)
+    slices = (
+        padded[:, i : i + rows, j : j + columns].astype(_exact(x)) * kernel[i, j, 0].astype(_exact(x))
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    )
+    return reduce(operator.add, slices)
+
+
+def _padded(x: Array, padding: Padding) -> Array:
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*pads, 0) for pads in padding), (0, 0, 0)))
 
 
 class _Reach(NamedTuple):
@@ -135,25 +160,35 @@ def _sum_of_shifts(x: Array, kernel: Array, strides: Pair, padding: Padding) -> 
 
 
 def _kernel_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-    """Sums of products of the shifted input and the gradient, taken row by row of the output.
+    """Sums of products of the shifted input and the gradient, all of them at once for a few rows of the output.
 
-    As whole sums each shift would be a copy of the input in memory.
+    As sums over whole maps each would read both from memory again.
     """
-    rows, columns, channels = gradient.shape[1:]
-    positions = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
-    exact = _exact(x)
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, columns = gradient.shape[1:3]
     down, right = strides
+    positions = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+    exact, padded = _exact(x), _padded(x, padding)
+    rows = next(number for number in (4, 3, 2, 1) if height % number == 0)
 
-    def add(row: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        here = lax.dynamic_slice_in_dim(gradient, row, 1, axis=1)[:, 0].astype(exact)
-        read = lax.dynamic_slice_in_dim(padded, row * down, kernel.shape[0], axis=1).astype(exact)
-        spans = ((i, slice(j, j + (columns - 1) * right + 1, right)) for i, j in positions)
-        return tuple(old + read[:, i, span] * here for old, (i, span) in zip(sums, spans, strict=True))
+    def add(turn: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        here = lax.dynamic_slice_in_dim(gradient, turn * rows, rows, axis=1).astype(exact)
+        first, count = turn * rows * down, (rows - 1) * down + kernel.shape[0]
+        read = lax.dynamic_slice_in_dim(padded, first, count, axis=1).astype(exact)
+        spans = ((_span(i, rows, down), _span(j, columns, right)) for i, j in positions)
+        products = tuple(read[:, down, right] * here for down, right in spans)
+        parts = lax.reduce(products, (np.zeros((), exact),) * len(products), _add_each, (1, 2))
+        return _add_each(sums, parts)
 
-    start = tuple(jnp.zeros((len(x), columns, channels), exact) for _ in positions)
-    sums = lax.fori_loop(0, rows, add, start)
-    return jnp.stack([part.sum((0, 1)) for part in sums]).reshape(kernel.shape).astype(kernel.dtype)
+    sums = lax.fori_loop(0, height // rows, add, (jnp.zeros((len(x), x.shape[3]), exact),) * len(positions))
+    return jnp.stack([part.sum(0) for part in sums]).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _add_each(first: tuple[Array, ...], second: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(map(operator.add, first, second))
+
+
+def _span(first: int, count: int, stride: int) -> slice:
+    return slice(first, first + (count - 1) * stride + 1, stride)
 
 
 def _exact(x: Array) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from afa_jax.models.convolution import convolve, largest_of_shifts, on_cpu
+from afa_jax.models.normalization import BatchNorm
 
 EPSILON = 1e-5
 """What a BatchNorm adds to a variance, as PyTorch's does."""
@@ -46,17 +47,13 @@ def conv(
 
 def batch_norm(
     train: bool, *, epsilon: float = EPSILON, scale: bool = True, dtype: Any = None, name: str | None = None
-) -> nn.BatchNorm:
-    """BatchNorm with PyTorch's momentum 0.1, which Flax writes as 0.9.
-
-    The variance is taken around the mean (`use_fast_variance=False`): the shorter form loses digits when a channel's
-    mean is large against its spread. Without `scale` its weight is one and no parameter.
+) -> BatchNorm:
+    """BatchNorm with PyTorch's momentum 0.1, which Flax writes as 0.9; without `scale` its weight is one.
     """
-    return nn.BatchNorm(
+    return BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=epsilon,
-        use_fast_variance=False,
         use_scale=scale,
         dtype=dtype,
         name=name,

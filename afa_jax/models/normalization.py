@@ -1,0 +1,82 @@
+"""BatchNorm (Ioffe & Szegedy 2015) with a gradient of its own."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from afa_jax.batch_axis import BatchAxis
+from afa_jax.models.convolution import on_cpu
+
+
+class BatchNorm(nn.BatchNorm):
+    """What Flax's own gives, `[B, …, C]` to the same, with its names of parameters and statistics.
+
+    The variance is taken around the mean: the shorter form loses digits when a channel's mean is large against its
+    spread. Statistics and sums are of at least float32.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+        shape, exact = x.shape[-1:], jnp.promote_types(x.dtype, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", self.scale_init, shape) if self.use_scale else jnp.ones(shape)
+        bias = self.param("bias", self.bias_init, shape)
+        if self.use_running_average:
+            y = _affine(x.astype(exact), mean.value, scale * lax.rsqrt(variance.value + self.epsilon), bias)
+        else:
+            axis = BatchAxis(None if self.is_initializing() else self.axis_name)
+            y, means, variances = normalise(x.astype(exact), scale, bias, self.epsilon, axis)
+            if not self.is_initializing():
+                mean.value = self.momentum * mean.value + (1 - self.momentum) * means
+                variance.value = self.momentum * variance.value + (1 - self.momentum) * variances
+        return y.astype(self.dtype or x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise(x: Array, scale: Array, bias: Array, epsilon: float, axis: BatchAxis) -> tuple[Array, Array, Array]:
+    """Each channel of `[B, …, C]` to mean `bias` and spread `scale` over the batch; with its mean and variance, `[C]`.
+
+    The last two have no gradient.
+    """
+    return _forward(x, scale, bias, epsilon, axis)[0]
+
+
+def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis: BatchAxis) -> Any:
+    mean = axis.mean(_mean(x))
+    variance = axis.mean(_mean(jnp.square(x - mean)))
+    spread = lax.rsqrt(variance + epsilon)
+    return (_affine(x, mean, scale * spread, bias), mean, variance), (x, scale, mean, spread)
+
+
+def _backward(epsilon: float, axis: BatchAxis, kept: tuple[Array, ...], gradients: tuple[Array, ...]) -> Any:
+    x, scale, mean, spread = kept
+    gradient, count = gradients[0], x.size // x.shape[-1]
+    of_bias, along = _mean(gradient), _mean(gradient * (x * spread - mean * spread))
+    constant, linear = axis.mean((of_bias, along))
+    slope = scale * spread
+    # slope · (gradient − constant − linear · (x − mean) · spread), in as few operations a value as can be.
+    by_x = -slope * spread * linear
+    first, second, third = _once(slope, by_x, -slope * constant - by_x * mean)
+    return first * gradient + (second * x + third), count * along, count * of_bias
+
+
+normalise.defvjp(_forward, _backward)
+
+
+def _affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:
+    slope, offset = _once(slope, bias - mean * slope)
+    return x * slope + offset
+
+
+def _mean(x: Array) -> Array:
+    return x.mean(tuple(range(x.ndim - 1)))
+
+
+def _once(*vectors: Array) -> tuple[Array, ...]:
+    """Computed before what uses them: on a CPU XLA would compute them anew for every value of a map."""
+    return tuple(lax.optimization_barrier(vectors)) if on_cpu() else vectors
