@@ -14,7 +14,7 @@ RANK = {
     **dict.fromkeys(
         ("errors", "types", "files", "measures", "registry", "initializers", "trees", "batch_axis", "__init__"), 0
     ),
-    **dict.fromkeys(("download", "hosts"), 0.5),
+    **dict.fromkeys(("compilation", "download", "hosts"), 0.5),
     **dict.fromkeys(("transfer", "models", "data", "report", "provenance"), 1),
     "training": 2,
     "evaluation": 3,

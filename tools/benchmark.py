@@ -45,6 +45,7 @@ from flax.core import FrozenDict
 from jax import Array
 from PIL import Image
 
+from afa_jax import compilation
 from afa_jax.data.cache import Encoded, Files, Source, cached
 from afa_jax.data.images import decode, resize
 from afa_jax.errors import UserError
@@ -92,7 +93,7 @@ def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
         return loss_increases(partial(loss, tap, readers, variables, images), which, shapes[tap][-1], together)
 
     first = spec.taps[4][0]
-    definition = jax.jit(partial(loss, first, frozenset()))
+    definition = compilation.jit(partial(loss, first, frozenset()))
     # A pass costs the same whichever filter is left out.
     mask = jnp.ones(shapes[first][-1]).at[0].set(0)
     rows = []
@@ -101,7 +102,7 @@ def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
         together = channels_together(batch, shapes[tap])
         few = max(channels // share // together, 1) * together
         readers = channel_readers(module, variables, spec.image_size, lambda mask, tap=tap: {tap: mask}, channels)
-        run = jax.jit(partial(leave_out, tap, readers, together))
+        run = compilation.jit(partial(leave_out, tap, readers, together))
         whole_pass = seconds(partial(definition, variables, images, mask), 4 * repeats)
         half, full = (seconds(partial(run, variables, images, jnp.arange(n)), repeats) for n in (few, 2 * few))
         each = (full - half) / few

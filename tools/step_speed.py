@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
+from afa_jax import compilation
 from afa_jax.data.augment import Preprocess
 from afa_jax.errors import UserError
 from afa_jax.models import zoo
@@ -76,7 +77,7 @@ def work(network: str, method: str, batch: int, dtype: Any = jnp.float32) -> Wor
 
 def lower(w: Work) -> Any:
     """The step as it goes to the compiler; the state's memory is reused."""
-    return jax.jit(make_step(w.task), donate_argnums=0).lower(w.state, w.frozen, w.batch)
+    return compilation.jit(make_step(w.task), donate_argnums=0).lower(w.state, w.frozen, w.batch)
 
 
 def ours(program: Any, w: Work) -> Callable[[], None]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afa_jax import compilation
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Dataset, Images, Split
@@ -203,7 +204,7 @@ class Seen(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _compile(module: nn.Module, preprocess: Preprocess, taps: tuple[str, ...]) -> Any:
-    return jax.jit(lambda variables, images: zoo.forward(module, variables, preprocess.test(images), taps=taps))
+    return compilation.jit(lambda variables, images: zoo.forward(module, variables, preprocess.test(images), taps=taps))
 
 
 def watch(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from afa_jax import compilation
 from afa_jax.data.augment import Preprocess, normalise
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Split
@@ -63,7 +64,7 @@ def _compile(
         # Where the batch is filled up, a mask of 0 would turn an infinite loss into NaN; `where` does not.
         return {name: jnp.where(batch["mask"] > 0, value, 0).sum() for name, value in each.items()}
 
-    return jax.jit(count)
+    return compilation.jit(count)
 
 
 def evaluate(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from afa_jax import compilation
 from afa_jax.data.augment import Preprocess, normalise
 from afa_jax.models.zoo import forward
 from afa_jax.training.parallel import Devices
@@ -35,7 +36,7 @@ def mean_logits(module: nn.Module, variables: Variables, preprocess: Preprocess,
 
 @lru_cache(maxsize=8)
 def _compile(module: nn.Module, preprocess: Preprocess) -> Callable[[Variables, Array], Array]:
-    return jax.jit(lambda variables, images: mean_logits(module, variables, preprocess, images))
+    return compilation.jit(lambda variables, images: mean_logits(module, variables, preprocess, images))
 
 
 def logits_of(

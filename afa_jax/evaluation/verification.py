@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from afa_jax import compilation
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches
 from afa_jax.data.dataset import Split
@@ -43,7 +44,7 @@ def _compile(module: nn.Module, preprocess: Preprocess, layer: str) -> Callable[
         seen = preprocess.test(images)
         return look(seen) + look(seen[:, :, ::-1])
 
-    return jax.jit(run)
+    return compilation.jit(run)
 
 
 def embed(

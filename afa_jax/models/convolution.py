@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from afa_jax.compilation import on_cpu
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
@@ -57,14 +59,6 @@ def largest_of_shifts(x: Array, side: int, stride: int, padding: int) -> Array:
             end = i + (height - 1) * stride + 1, j + (width - 1) * stride + 1
             shifts.append(lax.slice(padded, (0, i, j, 0), (len(x), *end, x.shape[3]), (1, stride, stride, 1)))
     return reduce(lambda largest, here: jnp.where((here > largest) | jnp.isnan(here), here, largest), shifts)
-
-
-def on_cpu() -> bool:
-    """Whether what is traced now will run on a CPU.
-
-    Decided while tracing: `lax.platform_dependent` would decide later, for which it traces both forms of every layer.
-    """
-    return jax.default_backend() == "cpu"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from afa_jax.models.convolution import convolve, largest_of_shifts, on_cpu
+from afa_jax.compilation import on_cpu
+from afa_jax.models.convolution import convolve, largest_of_shifts
 from afa_jax.models.normalization import BatchNorm
 
 EPSILON = 1e-5
@@ -48,8 +49,7 @@ def conv(
 def batch_norm(
     train: bool, *, epsilon: float = EPSILON, scale: bool = True, dtype: Any = None, name: str | None = None
 ) -> BatchNorm:
-    """BatchNorm with PyTorch's momentum 0.1, which Flax writes as 0.9; without `scale` its weight is one.
-    """
+    """BatchNorm with PyTorch's momentum 0.1, which Flax writes as 0.9; without `scale` its weight is one."""
     return BatchNorm(
         use_running_average=not train,
         momentum=0.9,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from afa_jax.batch_axis import BatchAxis
-from afa_jax.models.convolution import on_cpu
+from afa_jax.compilation import on_cpu
 
 
 class BatchNorm(nn.BatchNorm):

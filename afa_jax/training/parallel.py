@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from afa_jax import trees
+from afa_jax import compilation, trees
 from afa_jax.batch_axis import WHOLE, BatchAxis
 from afa_jax.errors import UserError
 from afa_jax.training.objective import Task, unweighted
@@ -179,4 +179,4 @@ def _compile(task: Task, wrapper: str) -> Any:
         )
         return mapped
     everywhere = NamedSharding(_mesh(), PartitionSpec())
-    return jax.jit(step, donate_argnums=2, out_shardings=everywhere)
+    return compilation.jit(step, donate_argnums=2, out_shardings=everywhere)

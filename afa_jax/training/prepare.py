@@ -18,7 +18,7 @@ from jax import Array
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from afa_jax import hosts
+from afa_jax import compilation, hosts
 from afa_jax.data.augment import Preprocess
 from afa_jax.data.batches import test_batches, train_batch
 from afa_jax.data.dataset import Split
@@ -98,7 +98,7 @@ def read_constants(file: Path) -> dict[str, PyTree]:
 def _compile_teacher(
     module: nn.Module, preprocess: Preprocess, taps: tuple[str, ...]
 ) -> Callable[[Variables, Array], Outputs]:
-    return jax.jit(lambda variables, images: zoo.forward(module, variables, preprocess.test(images), taps=taps))
+    return compilation.jit(lambda variables, images: zoo.forward(module, variables, preprocess.test(images), taps=taps))
 
 
 def _watch_teacher(task: Task, frozen: Frozen, split: Split, batch_size: int = 64) -> Iterator[Outputs]:
@@ -137,7 +137,7 @@ def _loss_increases(
         seen = float(batch["mask"].sum())
         for tap, number in channels.items():
             together = channels_together(len(batch["label"]), shapes[tap])
-            increases = _increases(module, parts[tap], readers[tap], number, together, variables, batch)
+            increases = _compile_increases(module, parts[tap], readers[tap], number, together)(variables, batch)
             totals[tap] += seen * np.asarray(increases)
         images += seen
     return {tap: jnp.asarray(total / images, jnp.float32) for tap, total in totals.items()}
@@ -182,25 +182,22 @@ def _masks(parts: tuple[Part, ...], mask: Array) -> dict[str, Array]:
     return {part.layer: jnp.concatenate([jnp.ones(part.at), mask[part.begin : part.end]]) for part in parts}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _increases(
-    module: nn.Module,
-    parts: tuple[Part, ...],
-    readers: frozenset[str],
-    channels: int,
-    together: int,
-    variables: Variables,
-    batch: Mapping[str, Array],
-) -> Array:
-    def loss(mask: Array) -> Array:
-        left_out, masks = jnp.argmin(mask), _masks(parts, mask)
-        # A GPU's short cuts for products would be as large as the differences.
-        with jax.default_matmul_precision("highest"):
-            logits = masked(module, variables, batch["image"], masks, readers=readers, channel=left_out)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return (losses * batch["mask"]).sum() / batch["mask"].sum()
+@lru_cache(maxsize=32)
+def _compile_increases(
+    module: nn.Module, parts: tuple[Part, ...], readers: frozenset[str], channels: int, together: int
+) -> Callable[[Variables, Mapping[str, Array]], Array]:
+    def increases(variables: Variables, batch: Mapping[str, Array]) -> Array:
+        def loss(mask: Array) -> Array:
+            left_out, masks = jnp.argmin(mask), _masks(parts, mask)
+            # A GPU's short cuts for products would be as large as the differences.
+            with jax.default_matmul_precision("highest"):
+                logits = masked(module, variables, batch["image"], masks, readers=readers, channel=left_out)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+            return (losses * batch["mask"]).sum() / batch["mask"].sum()
 
-    return loss_increases(loss, jnp.arange(channels), channels, together)
+        return loss_increases(loss, jnp.arange(channels), channels, together)
+
+    return compilation.jit(increases)
 
 
 def channels_together(images: int, shape: tuple[int, ...]) -> int:
