@@ -183,21 +183,28 @@ def _masks(parts: tuple[Part, ...], mask: Array) -> dict[str, Array]:
 
 
 @lru_cache(maxsize=32)
-def _compile_increases(
-    module: nn.Module, parts: tuple[Part, ...], readers: frozenset[str], channels: int, together: int
-) -> Callable[[Variables, Mapping[str, Array]], Array]:
-    def increases(variables: Variables, batch: Mapping[str, Array]) -> Array:
-        def loss(mask: Array) -> Array:
-            left_out, masks = jnp.argmin(mask), _masks(parts, mask)
-            # A GPU's short cuts for products would be as large as the differences.
-            with jax.default_matmul_precision("highest"):
-                logits = masked(module, variables, batch["image"], masks, readers=readers, channel=left_out)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-            return (losses * batch["mask"]).sum() / batch["mask"].sum()
+def _compile_increases(*which: Any) -> Callable[[Variables, Mapping[str, Array]], Array]:
+    return compilation.jit(partial(_increases, *which))
 
-        return loss_increases(loss, jnp.arange(channels), channels, together)
 
-    return compilation.jit(increases)
+def _increases(
+    module: nn.Module,
+    parts: tuple[Part, ...],
+    readers: frozenset[str],
+    channels: int,
+    together: int,
+    variables: Variables,
+    batch: Mapping[str, Array],
+) -> Array:
+    def loss(mask: Array) -> Array:
+        left_out, masks = jnp.argmin(mask), _masks(parts, mask)
+        # A GPU's short cuts for products would be as large as the differences.
+        with jax.default_matmul_precision("highest"):
+            logits = masked(module, variables, batch["image"], masks, readers=readers, channel=left_out)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return (losses * batch["mask"]).sum() / batch["mask"].sum()
+
+    return loss_increases(loss, jnp.arange(channels), channels, together)
 
 
 def channels_together(images: int, shape: tuple[int, ...]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from afa_jax import compilation
 from afa_jax.models.cosine import CosineHead
 from afa_jax.models.zoo import forward
 from afa_jax.training import parallel
@@ -285,7 +286,7 @@ def test_seeds_alphas_and_betas_share_one_compilation(monkeypatch):
     parallel._compile.cache_clear()
     for task in (light, heavy):
         state, frozen = start(task)
-        expected, _ = jax.jit(make_step(task))(state, frozen, tiny.batch())
+        expected, _ = compilation.jit(make_step(task))(state, frozen, tiny.batch())
         found, metrics = Devices().compile(task)(state, frozen, tiny.batch())
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, expected)
         loss = metrics["cross_entropy"] + task.stage.settings["alpha"] * metrics["alignment"]

@@ -57,4 +57,4 @@ def _divide(
     return train, test
 
 
-DATASETS = {"image_folder": Builder(load, seeded=True)}
+DATASETS = {"image_folder": Builder(load)}

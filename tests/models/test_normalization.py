@@ -1,0 +1,121 @@
+"""BatchNorm against Flax's own and against float64, whole and over devices, with its gradients and statistics."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from afa_jax.models.normalization import BatchNorm
+
+SETTINGS = {"momentum": 0.9, "epsilon": 1e-3, "use_fast_variance": False}
+
+
+def variables(channels):
+    rng = np.random.default_rng(1)
+    vector = lambda low: jnp.asarray(rng.uniform(low, 2, channels), jnp.float32)  # noqa: E731
+    return {"params": {"scale": vector(0.5), "bias": vector(-2)}, "batch_stats": {"mean": vector(-2), "var": vector(1)}}
+
+
+def run(layer, known, x):
+    """Output, new statistics, and the gradients of a sum of the output in which no number counts as another."""
+
+    def total(params, x):
+        y, updates = layer.apply({**known, "params": params}, x, mutable=["batch_stats"])
+        weights = jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+        return (y.astype(jnp.float32) * weights).sum(), (y, updates["batch_stats"])
+
+    (_, seen), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(known["params"], x)
+    return {"seen": seen, "gradients": gradients}
+
+
+def assert_equal(found, expected, **tolerance):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("shape", [(4, 5, 3, 6), (8, 6)])
+def test_it_equals_flaxs_own(shape, train):
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
+    settings = {**SETTINGS, "use_running_average": not train}
+    found, expected = (run(kind(**settings), variables(6), x) for kind in (BatchNorm, nn.BatchNorm))
+    assert_equal(found, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_it_starts_as_flaxs_own_and_without_a_weight_too():
+    x = jnp.ones((2, 3, 3, 5))
+    for scale in (True, False):
+        settings = {**SETTINGS, "use_running_average": False, "use_scale": scale}
+        found, expected = (kind(**settings).init(jax.random.key(0), x) for kind in (BatchNorm, nn.BatchNorm))
+        assert_equal(found, expected)
+        assert ("scale" in found["params"]) is scale
+    known = variables(5)
+    known["params"] = {"bias": known["params"]["bias"]}
+    x = jax.random.normal(jax.random.key(2), (4, 3, 3, 5))
+    assert_equal(*(run(kind(**settings), known, x) for kind in (BatchNorm, nn.BatchNorm)), rtol=1e-5, atol=2e-6)
+
+
+def test_a_channel_whose_mean_is_large_against_its_spread():
+    """The gradients against float64, where the mean is a thousand times the spread."""
+    x = np.random.default_rng(0).normal(1000, 1, (16, 4, 4, 2)).astype(np.float32)
+    known, layer = variables(2), BatchNorm(**SETTINGS, use_running_average=False)
+    found = run(layer, known, jnp.asarray(x))
+    exact = x.astype(np.float64)
+    weights = np.sin(np.arange(x.size)).reshape(x.shape)
+    mean, spread = exact.mean((0, 1, 2)), 1 / np.sqrt(exact.var((0, 1, 2)) + 1e-3)
+    unit, scale = (exact - mean) * spread, np.asarray(known["params"]["scale"], np.float64)
+    projected = weights - weights.mean((0, 1, 2)) - unit * (weights * unit).mean((0, 1, 2))
+    np.testing.assert_allclose(found["gradients"][1], scale * spread * projected, atol=2e-3)
+    np.testing.assert_allclose(found["gradients"][0]["scale"], (weights * unit).sum((0, 1, 2)), rtol=2e-3)
+    np.testing.assert_allclose(found["seen"][0], scale * unit + known["params"]["bias"], atol=2e-3)
+    np.testing.assert_allclose(
+        found["seen"][1]["var"], 0.9 * known["batch_stats"]["var"] + 0.1 * exact.var((0, 1, 2)), 1e-4
+    )
+
+
+def test_the_gradient_for_the_images_is_blind_to_shift_and_scale():
+    """The output does not change when a channel is shifted or stretched, so neither direction has a gradient."""
+    x = jax.random.normal(jax.random.key(0), (8, 4, 4, 3))
+    layer = BatchNorm(momentum=0.9, epsilon=0.0, use_running_average=False)
+    gradient = run(layer, variables(3), x)["gradients"][1]
+    np.testing.assert_allclose(gradient.sum((0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose((gradient * x).sum((0, 1, 2)), 0, atol=1e-4)
+
+
+def test_in_bfloat16_statistics_and_gradients_of_parameters_are_of_float32():
+    x = 1 + jax.random.normal(jax.random.key(0), (8, 4, 4, 3), jnp.bfloat16)
+    settings = {**SETTINGS, "use_running_average": False, "dtype": jnp.bfloat16}
+    found, expected = (run(kind(**settings), variables(3), x) for kind in (BatchNorm, nn.BatchNorm))
+    assert found["seen"][0].dtype == found["gradients"][1].dtype == jnp.bfloat16
+    assert found["gradients"][0]["scale"].dtype == found["seen"][1]["var"].dtype == jnp.float32
+    found, expected = (jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree) for tree in (found, expected))
+    assert_equal(found, expected, rtol=0.02, atol=0.02)
+
+
+def test_over_devices_it_is_that_of_the_whole_batch():
+    x = 3 + jax.random.normal(jax.random.key(0), (8, 3, 3, 6))
+    known, devices = variables(6), jax.devices()
+    weights = jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+
+    def total(layer):
+        def loss(params, x, weights):
+            y, updates = layer.apply({**known, "params": params}, x, mutable=["batch_stats"])
+            return (y * weights).sum(), updates["batch_stats"]
+
+        return jax.grad(loss, (0, 1), has_aux=True)
+
+    whole = total(BatchNorm(**SETTINGS, use_running_average=False))
+    (params, images), stats = whole(known["params"], x, weights)
+    parts = total(BatchNorm(**SETTINGS, use_running_average=False, axis_name="batch"))
+    cut = lambda array: array.reshape(len(devices), -1, *array.shape[1:])  # noqa: E731
+    mapped = jax.pmap(parts, "batch", in_axes=(None, 0, 0))
+    (own, own_images), own_stats = mapped(known["params"], cut(x), cut(weights))
+    assert_equal(jax.tree.map(lambda leaf: leaf.sum(0), own), params, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(own_images.reshape(x.shape), images, rtol=1e-5, atol=1e-6)
+    assert_equal(jax.tree.map(lambda leaf: leaf[0], own_stats), stats, rtol=1e-6)
+    spread = NamedSharding(Mesh(np.array(devices), ("batch",)), P("batch"))
+    sharded, their_stats = jax.jit(whole)(known["params"], *jax.device_put((x, weights), spread))
+    assert_equal((sharded, their_stats), ((params, images), stats), rtol=1e-5, atol=1e-6)
