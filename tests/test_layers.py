@@ -12,7 +12,8 @@ ROOT = Path(afa_jax.__file__).parent
 # Who may be imported by whom: a module may import those of a lower rank, and of its own part of the house.
 RANK = {
     **dict.fromkeys(
-        ("errors", "types", "files", "measures", "registry", "initializers", "trees", "batch_axis", "__init__"), 0
+        ("errors", "types", "files", "measures", "memory", "registry", "initializers", "trees", "batch_axis", "__init__"),
+        0,
     ),
     **dict.fromkeys(("compilation", "download", "hosts"), 0.5),
     **dict.fromkeys(("transfer", "models", "data", "report", "provenance"), 1),

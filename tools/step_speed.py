@@ -1,8 +1,9 @@
 """The training step against PyTorch's and against the machine, for `tools/benchmark.py step`.
 
-Run by itself it measures one start in a process of its own:
+Run by itself it is one of the processes that are compared: it tells what is known of the step, and then makes one for
+every line that it is sent.
 
-    python tools/step_speed.py resnet50 ast 16      # seconds to trace, to compile and to the end of the first step
+    python tools/step_speed.py resnet50 ast 16 afa_jax
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
-from afa_jax import compilation
+from afa_jax import compilation, memory
 from afa_jax.data.augment import Preprocess
 from afa_jax.errors import UserError
 from afa_jax.models import zoo
@@ -80,15 +81,30 @@ def lower(w: Work) -> Any:
     return compilation.jit(make_step(w.task), donate_argnums=0).lower(w.state, w.frozen, w.batch)
 
 
-def ours(program: Any, w: Work) -> Callable[[], None]:
-    """A compiled step on a batch that comes from the host."""
+def ours(w: Work) -> tuple[Callable[[], None], dict[str, float]]:
+    """A compiled step on a batch that comes from the host, and what is known of the program."""
+    begun = time.perf_counter()
+    lowered = lower(w)
+    traced = time.perf_counter()
+    program: Any = lowered.compile()
+    compiled = time.perf_counter()
     state = [w.state]
 
     def one() -> None:
         state[0], metrics = program(state[0], w.frozen, jax.device_put(w.batch))
         jax.block_until_ready((state[0], metrics))
 
-    return one
+    one()
+    done = time.perf_counter()
+    memory_analysis = program.memory_analysis()
+    return one, {
+        "trace": traced - begun,
+        "compile": compiled - traced,
+        "first_step": done - compiled,
+        "flops": lowered.cost_analysis()["flops"],
+        "bytes": program.cost_analysis()["bytes accessed"],
+        "memory_bytes": memory_analysis.temp_size_in_bytes + memory_analysis.argument_size_in_bytes,
+    }
 
 
 def theirs(network: str, method: str, w: Work, variant: str) -> Callable[[], None]:
@@ -98,31 +114,87 @@ def theirs(network: str, method: str, w: Work, variant: str) -> Callable[[], Non
     images = np.moveaxis(np.array(w.task.preprocess.test(jnp.asarray(w.batch["image"]))), -1, 1)
     settings = {**SETTINGS, "learning_rate": LEARNING_RATE}
     head = zoo.NETWORKS[network].head
-    return torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings)
+    step = torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings)
+    step()
+    return step
+
+
+def serve(network: str, method: str, batch: int, variant: str) -> None:
+    """Tells what is known of the step, then makes one for every line that comes in, and tells its seconds."""
+    w, facts = work(network, method, batch), {}
+    if variant == OURS:
+        step, facts = ours(w)
+    else:
+        step = theirs(network, method, w, variant)
+    print(json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        step()
+        print(time.perf_counter() - begun, flush=True)
+
+
+class Server:
+    """A step in a process of its own, so that neither library sees the other's memory and threads.
+
+    Raises:
+      UserError: it does not run.
+    """
+
+    def __init__(self, network: str, method: str, batch: int, variant: str, **environment: str) -> None:
+        command = [sys.executable, __file__, network, method, str(batch), variant]
+        # A GPU is shared by all of them.
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **environment}
+        pipe = subprocess.PIPE
+        self._errors = TemporaryFile("w+")  # noqa: SIM115  (open as long as the process)
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, bufsize=1
+        )
+        self.facts = json.loads(self._answer())
+
+    def step(self) -> float:
+        """Seconds of one."""
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        return float(self._answer())
+
+    def close(self) -> None:
+        self._process.communicate()
+        self._errors.close()
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            raise UserError((self._errors.read().strip().splitlines() or ["it ended"])[-1][:200])
+        return line
 
 
 def compare(network: str, method: str, batch: int, repeats: int, variants: Sequence[str]) -> dict[str, Any]:
-    """Images a second of every variant, one step of each in turn."""
-    w = work(network, method, batch)
-    lowered = lower(w)
-    program: Any = lowered.compile()
-    running, failed = {OURS: ours(program, w)}, {}
-    for variant in variants:
+    """Images a second of every variant, one step of each in turn.
+
+    A variant whose first step takes three times as long as the fastest one's is not measured again.
+    """
+    running: dict[str, Server] = {}
+    failed: dict[str, str] = {}
+    for name in (OURS, *variants):
         try:
-            running[variant] = theirs(network, method, w, variant)
-            running[variant]()
-        except Exception as error:  # whatever keeps a variant from running is told in the table
-            failed[variant] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            running.pop(variant, None)
-    running[OURS]()
-    times: dict[str, list[float]] = {name: [] for name in running}
-    for _ in range(repeats):
-        for name, step in running.items():
-            begun = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - begun)
+            running[name] = Server(network, method, batch, name)
+        except UserError as error:
+            if name == OURS:
+                raise
+            failed[name] = str(error)
+    times = {name: [server.step()] for name, server in running.items()}
+    for _ in range(repeats - 1):
+        fastest = min(map(min, times.values()))
+        for name, server in running.items():
+            if times[name][0] < 3 * fastest or name == OURS:
+                times[name].append(server.step())
+    for server in running.values():
+        server.close()
     medians = {name: statistics.median(each) for name, each in times.items()}
-    memory = program.memory_analysis()
+    facts = running[OURS].facts
     return {
         "network": network,
         "method": method,
@@ -133,9 +205,7 @@ def compare(network: str, method: str, batch: int, repeats: int, variants: Seque
         "failed": failed,
         "ratio": ratio(medians),
         "ratio_of_fastest": ratio({name: min(each) for name, each in times.items()}),
-        "flops": lowered.cost_analysis()["flops"],
-        "bytes": program.cost_analysis()["bytes accessed"],
-        "memory_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+        **{key: facts[key] for key in ("flops", "bytes", "memory_bytes")},
     }
 
 
@@ -177,16 +247,14 @@ def share_of_limit(row: Mapping[str, Any], peak: Mapping[str, float]) -> float:
 
 
 def starts(network: str, method: str, batch: int) -> dict[str, Any]:
-    """Two starts in processes of their own: with an empty compilation cache, then with what the first has left."""
+    """Two starts: with an empty compilation cache, then with what the first has left."""
     with TemporaryDirectory() as cache:
         extra = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        command = [sys.executable, __file__, network, method, str(batch)]
         made = []
         for _ in range(2):
-            done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UserError(f"A start of {network} by {method} failed: {done.stderr.strip().splitlines()[-1:]}")
-            made.append(json.loads(done.stdout.splitlines()[-1]))
+            server = Server(network, method, batch, OURS, **extra)
+            server.close()
+            made.append({key: server.facts[key] for key in ("trace", "compile", "first_step")})
     return {"cold": made[0], "cached": made[1]}
 
 
@@ -213,7 +281,6 @@ def step(
                 row["starts"] = starts(network, method, batch)
             rows.append(row)
             print(_line(row), flush=True)
-            jax.clear_caches()
     result = {"peaks": peak, "rows": rows, "table": table(rows)}
     if variants:
         import torch_step
@@ -265,18 +332,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{row['network']} {row['method']}: images/s {rates}{missing}"
 
 
-def first_step(network: str, method: str, batch: int) -> dict[str, float]:
-    """Seconds of one start."""
-    w = work(network, method, batch)
-    begun = time.perf_counter()
-    lowered = lower(w)
-    traced = time.perf_counter()
-    program = lowered.compile()
-    compiled = time.perf_counter()
-    jax.block_until_ready(program(w.state, w.frozen, w.batch))
-    done = time.perf_counter()
-    return {"trace": traced - begun, "compile": compiled - traced, "first_step": done - compiled}
-
-
 if __name__ == "__main__":
-    print(json.dumps(first_step(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    if sys.argv[4] == OURS:
+        memory.keep_freed()  # as `python -m afa_jax.main` does
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
