@@ -13,7 +13,7 @@ from afa_jax.errors import DivergedError, UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
 from afa_jax.report import tables
-from afa_jax.report.runs import Run
+from afa_jax.report.runs import Run, told_apart
 from afa_jax.settings import Experiment, to_json
 from afa_jax.training.workdir import CONFIG
 
@@ -69,8 +69,7 @@ def _tell(
 
 
 def compared(result: Mapping[str, Any]) -> list[tables.Table]:
-    """The table of what a `comparison.json` holds."""
-    failed = [{"recipe": recipe} for recipe, count in result["failed"].items() for _ in range(count)]
-    return tables.compare(
-        Run(Path(), {**run, "experiment": result["experiment"]}) for run in [*result["runs"], *failed]
-    )
+    """The tables of what a `comparison.json` holds, or the file of a sweep, whose runs have settings of their own."""
+    failed = [{"recipe": recipe} for recipe, count in result.get("failed", {}).items() for _ in range(count)]
+    common = {"experiment": result.get("experiment"), "stages": ()}
+    return tables.compare(told_apart([Run(Path(), {**common, **run}) for run in [*result["runs"], *failed]]))

@@ -9,8 +9,8 @@ those of `photos/test`. Other numbers of labelled images: `--config.data.per_cla
 The papers' protocol in small: a rate of 0.01 that is divided by ten after two thirds of a stage, momentum 0.9, the last
 step counts. They see each labelled image 48 times (Caltech-256-60: 9,000 steps of 64 over 12,000 images); here it is 24
 times, 150 steps of 32 over 200 images, at 96 pixels in place of 224, so that a processor does it. Ours too: alpha is in
-the measure of the teacher's features (`normalised`), and chosen by cross-validation on the labelled images of seed 0 for
-every method alike. What was found: docs/evidence.md.
+the measure of the teacher's features (`normalised`), and chosen for every method alike by cross-validation on the
+labelled images of seed 0. What was found: docs/evidence.md.
 """
 
 from afa_jax.config import default

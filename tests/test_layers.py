@@ -12,7 +12,10 @@ ROOT = Path(afa_jax.__file__).parent
 # Who may be imported by whom: a module may import those of a lower rank, and of its own part of the house.
 RANK = {
     **dict.fromkeys(
-        ("errors", "types", "files", "measures", "memory", "registry", "initializers", "trees", "batch_axis", "__init__"),
+        (
+            *("errors", "types", "files", "measures", "memory", "registry"),
+            *("initializers", "trees", "batch_axis", "__init__"),
+        ),
         0,
     ),
     **dict.fromkeys(("compilation", "download", "hosts"), 0.5),

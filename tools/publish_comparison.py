@@ -1,6 +1,7 @@
 """Puts the result of a comparison into docs/results and into the page that shows it.
 
     python tools/publish_comparison.py runs/quickstart/comparison.json
+    python tools/publish_comparison.py runs/clothing/8-recipes.json        # of a sweep
     python tools/publish_comparison.py docs/results/data_cpu.json          # a table that tools/benchmark.py has made
 
 The table stands in README.md or a page of docs/ between two comments that name it, and is rebuilt from the copied file
@@ -57,7 +58,7 @@ def insert(text: str, name: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", type=Path, help="the comparison.json of a workdir, or a file in docs/results")
+    parser.add_argument("comparison", type=Path, help="comparison.json, the file of a sweep, or one in docs/results")
     file = parser.parse_args().comparison
     if not file.is_file():
         print(f"There is no file {file}: run `make quickstart` first.", file=sys.stderr)

@@ -1,5 +1,6 @@
 """A whole sweep: what is wanted is planned, alpha chosen, the runs made, and what they show written down."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -156,6 +157,8 @@ def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, 
     if not runs:
         return [*problems, "No run is finished, so there is nothing to show."]
     failed = [_failed(job, runs[0]) for job in jobs if job.workdir in progress.faults]
+    known = json.dumps({"runs": [run.summary for run in (*runs, *failed)]}, indent=2)
+    _write(output / wanted.name, {"json": known})
     for table in tables.compare(told_apart([*runs, *failed])):
         console.print(f"\n{tables.text(table)}", markup=False, soft_wrap=True, highlight=False)
         if "table" in wanted.preset.shows:

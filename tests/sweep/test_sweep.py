@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from afa_jax.comparison import compared
 from afa_jax.files import locked
 from afa_jax.main import main
+from afa_jax.report import tables
 from afa_jax.sweep.presets import PRESETS
 from tests import processes, tiny
 
@@ -171,6 +173,8 @@ def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
         assert kept["methods"]["act"]["alpha"] == choice["methods.act.alpha"] and kept["data"]["fold"] == ""
     table = (root / f"l2+ast+act-{tiny.NETWORK}.md").read_text()
     assert "| ast | –, 2 failed |" in table and table.count("±") >= 2
+    (rebuilt,) = compared(json.loads((root / "l2+ast+act.json").read_text()))
+    assert f"{tables.markdown(rebuilt).rstrip()}\n" == table
     _, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")
     assert "6 runs, 4 of them finished already" in said and "8 runs, 8 of them" in said
     assert (root / f"l2+ast+act-{tiny.NETWORK}.md").read_text() == table
