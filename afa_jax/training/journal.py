@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from afa_jax import hosts
 
@@ -37,7 +36,8 @@ class Journal:
         self._file = self._path.open("a", encoding="utf-8")
         # Event files cannot be cut, so they are written anew from the records.
         self._tensorboard_folder = workdir / "tensorboard"
-        self._tensorboard: SummaryWriter | None = None
+        self._tensorboard: Any = None
+        self._rewritten = False
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -67,7 +67,7 @@ class Journal:
         kept = [
             r for r in (self.records if records is None else records) if self._starts[r["stage"]] + r["step"] <= now
         ]
-        if self._tensorboard is None or kept != self.records:
+        if not self._rewritten or kept != self.records:
             self._rewrite([dict(record) for record in kept])
         self._progress.reset(
             self._bar,
@@ -88,7 +88,7 @@ class Journal:
         self.records.append(record)
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()  # for those who look on
-        self._to_tensorboard(record)
+        self._to_tensorboard([record] if self._tensorboard else self.records)
 
     def flush(self) -> None:
         """Brings the lines to the disk, so that a checkpoint never knows more than the journal."""
@@ -102,7 +102,9 @@ class Journal:
     def close(self) -> None:
         self._progress.stop()
         self._file.close()
-        if self._tensorboard is not None:
+        if self._rewritten and not self._tensorboard:
+            self._to_tensorboard(self.records)
+        if self._tensorboard:
             self._tensorboard.close()
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
@@ -112,19 +114,22 @@ class Journal:
         os.replace(partial, self._path)
         self.records = records
         self._file = self._path.open("a", encoding="utf-8")
-        if self._tensorboard is not None:
+        if self._tensorboard:
             self._tensorboard.close()
         shutil.rmtree(self._tensorboard_folder, ignore_errors=True)
-        self._tensorboard = SummaryWriter(str(self._tensorboard_folder))
-        for record in records:
-            self._to_tensorboard(record)
+        self._tensorboard, self._rewritten = None, True
 
-    def _to_tensorboard(self, record: Mapping[str, Any]) -> None:
-        assert self._tensorboard is not None
-        step = self._starts[record["stage"]] + record["step"]
-        for key, value in record.items():
-            if key not in ("stage", "step", "split"):
-                self._tensorboard.add_scalar(f"{record['split']}/{key}", value, step)
+    def _to_tensorboard(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if not self._tensorboard:
+            # Not before there is something to write: where PyTorch is installed, it is imported too.
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self._tensorboard_folder))
+        for record in records:
+            step = self._starts[record["stage"]] + record["step"]
+            for key, value in record.items():
+                if key not in ("stage", "step", "split"):
+                    self._tensorboard.add_scalar(f"{record['split']}/{key}", value, step)
 
 
 @contextmanager

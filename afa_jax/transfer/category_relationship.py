@@ -1,13 +1,10 @@
 """How the source task's classes relate to the target's, for Co-Tuning (You et al. 2020, §3.2)."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 from jax import Array
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import train_test_split
 
 # scikit-learn's C, the inverse of the regularisation.
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -27,6 +24,11 @@ def category_relationship(probabilities: Array, labels: Array) -> np.ndarray:
       probabilities: the source network's, `[N, source classes]`, rows summing to 1.
       labels: of the target task, int `[N]`.
     """
+    # Here, because they take two seconds to import, and only Co-Tuning needs them.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import train_test_split
+
     p, y = np.asarray(probabilities, np.float32), np.asarray(labels)
     classes, counts = np.unique(y, return_counts=True)
     strength = 1.0
@@ -46,9 +48,9 @@ def category_relationship(probabilities: Array, labels: Array) -> np.ndarray:
     return relationship
 
 
-def _fit(
-    model: LogisticRegression, probabilities: np.ndarray, labels: np.ndarray, strength: float
-) -> LogisticRegression:
+def _fit(model: Any, probabilities: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         # The weakest regularisations need more steps than they are worth; their loss tells.
         warnings.simplefilter("ignore", ConvergenceWarning)
