@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +26,18 @@ def compiler_options() -> dict[str, Any] | None:
     except jax.errors.JaxRuntimeError:  # XLA's options come and go with its versions; the programs are the same without
         return None
     return _ON_CPU
+
+
+def keep_programs(folder: Path) -> None:
+    """Lets a process keep what it compiles in `folder`, and find what another one has compiled.
+
+    A cache that the user has named (`JAX_COMPILATION_CACHE_DIR`) stays. Programs come back as they were: a run that is
+    continued computes the same.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # A start compiles some hundred small programs, together as long as the large one.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def on_cpu() -> bool:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from afa_jax import __version__, hosts, memory
+from afa_jax import __version__, compilation, files, hosts, memory
 from afa_jax.command_line import parse
 from afa_jax.comparison import run_all
 from afa_jax.config import default, known_keys, settle
@@ -77,4 +77,5 @@ def _run(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     memory.keep_freed()
+    compilation.keep_programs(files.cache_folder() / "programs")
     sys.exit(main(sys.argv))

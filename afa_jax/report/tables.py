@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy import stats
-
 from afa_jax.measures import MEASURES
 from afa_jax.report import rendering
 from afa_jax.report.curves import grouped
@@ -155,6 +153,8 @@ def differ(one: Sequence[float], other: Sequence[float]) -> bool:
     """
     if min(len(one), len(other)) < 2 or max(statistics.variance(one), statistics.variance(other)) == 0:
         return False
+    from scipy import stats  # here, because it takes a second to import, which a start without a table need not wait
+
     result: Any = stats.ttest_ind(one, other, equal_var=False)
     return bool(result.pvalue < SIGNIFICANCE)
 

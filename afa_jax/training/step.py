@@ -45,6 +45,7 @@ class TrainState(struct.PyTreeNode):
     """The stage's key; the key of a step is folded in from it."""
 
 
+@partial(jax.jit, static_argnums=0)  # one program in place of one for each array
 def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, images: Array, key: Array) -> TrainState:
     """The state before a stage's first step: the target as given, attention and optimizer new.
 
@@ -60,7 +61,6 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
     return TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
 
 
-@partial(jax.jit, static_argnums=0)
 def _init_attention(task: Task, frozen: Frozen, images: Array, key: Array) -> PyTree:
     outputs = teach(task, frozen, task.preprocess.test(images))
     source_head = trees.get(frozen.teacher["params"], task.anatomy.head) if frozen.teacher else {}
