@@ -3,6 +3,7 @@
     python tools/benchmark.py delta --network resnet50     # DELTA's channel weights against one whole pass a filter
     python tools/benchmark.py data --photos photos         # reading images: decoded each time, and from the cache
     python tools/benchmark.py step --networks resnet50     # the training step against PyTorch and against the machine
+    python tools/benchmark.py growth                       # how cost grows with batch, modules, devices and images
 
 `delta` leaves out a share of each tap's filters, on one batch at the network's own size, and works out the time of all
 of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
@@ -14,6 +15,9 @@ size of an ImageNet photo, and reads batches of them: decoded anew as most loade
 of decoded images, first with nothing of it in memory, then again. Then it trains a network on the photos as a run does,
 and reports the share of the time in which the next batch was not there yet. Writes docs/results/data_<cpu or gpu>.json;
 tools/publish_comparison.py puts its table into the README.
+
+`growth` measures how a step's cost grows with the batch, the attentive modules and the devices, and that of reading
+with the number of images. Writes docs/results/growth_<cpu or gpu>.json.
 
 `step` makes whole training steps on random images, as a run does, and in turn with them steps in PyTorch that do the
 same work: eager, channels-last, bfloat16 autocast and compiled, where they run (`pip install torch torchvision`). It
@@ -35,6 +39,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import growth
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,7 +255,16 @@ def main(argv: list[str]) -> int:
     three.add_argument("--repeats", type=int, default=3)
     three.add_argument("--variants", help="of PyTorch's step, joined by commas; all of them without this")
     three.add_argument("--compile-times", action="store_true", help="start each twice in processes of their own")
+    four = commands.add_parser("growth", help="how cost grows with the batch, the modules, the devices and the images")
+    four.add_argument("--network", choices=zoo.NETWORKS, default="mobilenet_v2")
+    four.add_argument("--batch", type=int, default=16, help="where it is not what grows")
+    four.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
+    if options.what == "growth":
+        result = growth.growth(options.network, options.batch, options.repeats)
+        _keep(f"growth_{jax.default_backend()}", result)
+        print(publish_comparison.table(result))
+        return 0
     if options.what == "step":
         return _step(options)
     if options.what == "delta":

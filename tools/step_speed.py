@@ -3,7 +3,7 @@
 Run by itself it is one of the processes that are compared: it tells what is known of the step, and then makes one for
 every line that it is sent.
 
-    python tools/step_speed.py resnet50 ast 16 afa_jax
+    python tools/step_speed.py resnet50 ast 16 afa_jax 4
 """
 
 import importlib.util
@@ -30,6 +30,7 @@ from afa_jax.models import zoo
 from afa_jax.plan import anatomy
 from afa_jax.training.objective import Task
 from afa_jax.training.optimizer import Sgd
+from afa_jax.training.parallel import Devices
 from afa_jax.training.step import TrainState, init_state, make_step
 from afa_jax.transfer.method import Frozen
 from afa_jax.transfer.methods import METHODS
@@ -52,11 +53,11 @@ class Work(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
 
 
-def work(network: str, method: str, batch: int, dtype: Any = jnp.float32) -> Work:
-    """A stage of `method` at the network's own size, on random images and weights."""
+def work(network: str, method: str, batch: int, modules: int = 4, dtype: Any = jnp.float32) -> Work:
+    """A stage of `method` at the network's own size, on random images and weights, on every device."""
     spec = zoo.NETWORKS[network]
     target, teacher = (zoo.create(network, classes, dtype) for classes in (CLASSES, SOURCE_CLASSES))
-    taps = spec.taps[4]
+    taps = spec.taps[modules]
     every = zoo.layer_shapes(target, spec.image_size)
     shapes = {tap: every[tap] for tap in taps}
     record = METHODS[method]
@@ -73,12 +74,15 @@ def work(network: str, method: str, batch: int, dtype: Any = jnp.float32) -> Wor
     }
     variables = zoo.initialise(target, jax.random.key(0), spec.image_size)
     state = init_state(task, variables, frozen, jnp.asarray(examples["image"][:1]), jax.random.PRNGKey(0))
-    return Work(task, state, frozen, examples, shapes)
+    devices = Devices()
+    return Work(task, devices.replicate(state), devices.replicate(frozen), examples, shapes)
 
 
 def lower(w: Work) -> Any:
     """The step as it goes to the compiler; the state's memory is reused."""
-    return compilation.jit(make_step(w.task), donate_argnums=0).lower(w.state, w.frozen, w.batch)
+    everywhere = jax.tree.leaves(w.state)[0].sharding
+    step = compilation.jit(make_step(w.task), donate_argnums=0, out_shardings=everywhere)
+    return step.lower(w.state, w.frozen, Devices().spread(w.batch))
 
 
 def ours(w: Work) -> tuple[Callable[[], None], dict[str, float]]:
@@ -91,7 +95,7 @@ def ours(w: Work) -> tuple[Callable[[], None], dict[str, float]]:
     state = [w.state]
 
     def one() -> None:
-        state[0], metrics = program(state[0], w.frozen, jax.device_put(w.batch))
+        state[0], metrics = program(state[0], w.frozen, Devices().spread(w.batch))
         jax.block_until_ready((state[0], metrics))
 
     one()
@@ -119,9 +123,9 @@ def theirs(network: str, method: str, w: Work, variant: str) -> Callable[[], Non
     return step
 
 
-def serve(network: str, method: str, batch: int, variant: str) -> None:
+def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
     """Tells what is known of the step, then makes one for every line that comes in, and tells its seconds."""
-    w, facts = work(network, method, batch), {}
+    w, facts = work(network, method, batch, modules), {}
     if variant == OURS:
         step, facts = ours(w)
     else:
@@ -140,8 +144,10 @@ class Server:
       UserError: it does not run.
     """
 
-    def __init__(self, network: str, method: str, batch: int, variant: str, **environment: str) -> None:
-        command = [sys.executable, __file__, network, method, str(batch), variant]
+    def __init__(
+        self, network: str, method: str, batch: int, variant: str, modules: int = 4, **environment: str
+    ) -> None:
+        command = [sys.executable, __file__, network, method, str(batch), variant, str(modules)]
         # A GPU is shared by all of them.
         environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **environment}
         pipe = subprocess.PIPE
@@ -335,4 +341,4 @@ def _line(row: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     if sys.argv[4] == OURS:
         memory.keep_freed()  # as `python -m afa_jax.main` does
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
