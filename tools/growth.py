@@ -41,7 +41,7 @@ def _devices(count: int) -> str:
 
 def _step(what: str, size: int, network: str, batch: int, repeats: int, **options: Any) -> dict[str, Any]:
     server = step_speed.Server(network, "ast", batch, step_speed.OURS, **options)
-    seconds = [server.step() for _ in range(repeats)]
+    seconds = [server.seconds() for _ in range(repeats)]
     server.close()
     rate = batch / statistics.median(seconds)
     return _told({"what": what, "size": size, "images_per_second": rate, "memory": server.facts["memory_bytes"]})

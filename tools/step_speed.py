@@ -1,7 +1,7 @@
 """The training step against PyTorch's and against the machine, for `tools/benchmark.py step`.
 
-Run by itself it is one of the processes that are compared: it tells what is known of the step, and then makes one for
-every line that it is sent.
+Run by itself it is one of the processes that are compared: it tells what is known of the step, and then does what each
+line that it is sent names, `step` or `evaluate`.
 
     python tools/step_speed.py resnet50 ast 16 afa_jax 4
 """
@@ -26,6 +26,7 @@ from flax.core import FrozenDict
 from afa_jax import compilation, memory
 from afa_jax.data.augment import Preprocess
 from afa_jax.errors import UserError
+from afa_jax.evaluation.logits import logits_of
 from afa_jax.models import zoo
 from afa_jax.plan import anatomy
 from afa_jax.training.objective import Task
@@ -41,6 +42,8 @@ CLASSES, SOURCE_CLASSES = 100, 1000
 SETTINGS = {"alpha": 1e-9, "beta": 0.01, "weight_decay": 0.0}
 LEARNING_RATE = 1e-4
 OURS = "afa_jax"
+Calls = Mapping[str, Callable[[], None]]
+"""`step` and `evaluate`, each on the same batch every time."""
 
 
 class Work(NamedTuple):
@@ -85,8 +88,8 @@ def lower(w: Work) -> Any:
     return step.lower(w.state, w.frozen, Devices().spread(w.batch))
 
 
-def ours(w: Work) -> tuple[Callable[[], None], dict[str, float]]:
-    """A compiled step on a batch that comes from the host, and what is known of the program."""
+def ours(w: Work) -> tuple[Calls, dict[str, float]]:
+    """A compiled step and an evaluation on a batch that comes from the host, and what is known of the program."""
     begun = time.perf_counter()
     lowered = lower(w)
     traced = time.perf_counter()
@@ -98,10 +101,15 @@ def ours(w: Work) -> tuple[Callable[[], None], dict[str, float]]:
         state[0], metrics = program(state[0], w.frozen, Devices().spread(w.batch))
         jax.block_until_ready((state[0], metrics))
 
+    def evaluate() -> None:
+        variables = {"params": state[0].params["target"], "batch_stats": state[0].batch_stats}
+        logits_of(w.task.target, variables, w.task.preprocess, w.batch["image"], len(w.batch["image"]))
+
     one()
     done = time.perf_counter()
+    evaluate()
     memory_analysis = program.memory_analysis()
-    return one, {
+    return {"step": one, "evaluate": evaluate}, {
         "trace": traced - begun,
         "compile": compiled - traced,
         "first_step": done - compiled,
@@ -111,29 +119,27 @@ def ours(w: Work) -> tuple[Callable[[], None], dict[str, float]]:
     }
 
 
-def theirs(network: str, method: str, w: Work, variant: str) -> Callable[[], None]:
+def theirs(network: str, method: str, w: Work, variant: str) -> Calls:
     """The same in PyTorch, which is given the cropped and normalised images."""
     import torch_step
 
     images = np.moveaxis(np.array(w.task.preprocess.test(jnp.asarray(w.batch["image"]))), -1, 1)
     settings = {**SETTINGS, "learning_rate": LEARNING_RATE}
     head = zoo.NETWORKS[network].head
-    step = torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings)
-    step()
-    return step
+    calls = torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings)
+    for call in calls.values():
+        call()
+    return calls
 
 
 def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
-    """Tells what is known of the step, then makes one for every line that comes in, and tells its seconds."""
-    w, facts = work(network, method, batch, modules), {}
-    if variant == OURS:
-        step, facts = ours(w)
-    else:
-        step = theirs(network, method, w, variant)
+    """Tells what is known of the step, then does what every line that comes in names, and tells its seconds."""
+    w = work(network, method, batch, modules)
+    calls, facts = ours(w) if variant == OURS else (theirs(network, method, w, variant), {})
     print(json.dumps(facts), flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         begun = time.perf_counter()
-        step()
+        calls[line.strip()]()
         print(time.perf_counter() - begun, flush=True)
 
 
@@ -157,10 +163,10 @@ class Server:
         )
         self.facts = json.loads(self._answer())
 
-    def step(self) -> float:
-        """Seconds of one."""
+    def seconds(self, call: str = "step") -> float:
+        """Of one `step`, or of one `evaluate`."""
         assert self._process.stdin
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{call}\n")
         return float(self._answer())
 
     def close(self) -> None:
@@ -191,15 +197,20 @@ def compare(network: str, method: str, batch: int, repeats: int, variants: Seque
             if name == OURS:
                 raise
             failed[name] = str(error)
-    times = {name: [server.step()] for name, server in running.items()}
+    times = {name: [server.seconds()] for name, server in running.items()}
+    fastest = min(map(min, times.values()))
+    quick = [name for name in running if name == OURS or times[name][0] < 3 * fastest]
+    looks: dict[str, list[float]] = {name: [] for name in quick}
     for _ in range(repeats - 1):
-        fastest = min(map(min, times.values()))
-        for name, server in running.items():
-            if times[name][0] < 3 * fastest or name == OURS:
-                times[name].append(server.step())
+        for name in quick:
+            times[name].append(running[name].seconds())
+    for _ in range(repeats):
+        for name in quick:
+            looks[name].append(running[name].seconds("evaluate"))
     for server in running.values():
         server.close()
     medians = {name: statistics.median(each) for name, each in times.items()}
+    evaluated = {name: statistics.median(each) for name, each in looks.items()}
     facts = running[OURS].facts
     return {
         "network": network,
@@ -211,6 +222,8 @@ def compare(network: str, method: str, batch: int, repeats: int, variants: Seque
         "failed": failed,
         "ratio": ratio(medians),
         "ratio_of_fastest": ratio({name: min(each) for name, each in times.items()}),
+        "evaluated_per_second": batch / evaluated[OURS],
+        "ratio_of_evaluation": ratio(evaluated),
         **{key: facts[key] for key in ("flops", "bytes", "memory_bytes")},
     }
 
@@ -302,6 +315,7 @@ _HEAD = [
     "PyTorch's best",
     "ratio",
     "of the fastest steps",
+    "evaluated (ratio)",
     "share of the limit",
     "memory",
     "compile, cached",
@@ -326,6 +340,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['images_per_second'][OURS]:.2f}",
         f"{rates[best]:.2f} ({best})" if best else "–",
         *(f"{row[key]:.2f}" if row[key] else "–" for key in ("ratio", "ratio_of_fastest")),
+        f"{row['evaluated_per_second']:.1f}"
+        + (f" ({row['ratio_of_evaluation']:.2f})" if row["ratio_of_evaluation"] else ""),
         f"{100 * row['share_of_limit']:.0f} %",
         f"{row['memory_bytes'] / 1e9:.1f} GB",
         f"{made['cold']['compile']:.0f} s, {made['cached']['compile']:.1f} s" if made else "–",

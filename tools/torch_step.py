@@ -78,8 +78,8 @@ def make_step(
     labels: Any,
     settings: Mapping[str, float],
     classes: Sequence[int] = (100, 1000),
-) -> Callable[[], None]:
-    """One step on a batch that is ready: normalised images `[B, 3, S, S]` and labels, as NumPy arrays.
+) -> dict[str, Callable[[], None]]:
+    """One `step`, and one `evaluate`, on a batch that is ready: normalised images `[B, 3, S, S]` and labels, in NumPy.
 
     Args:
       taps: the shapes `[1, H, W, C]` of the tapped layers, by their path in torchvision's network.
@@ -121,6 +121,7 @@ def make_step(
         return cross_entropy + settings["alpha"] * omega + 0.5 * settings["beta"] * penalty
 
     run = torch.compile(objective) if variant == "compiled" else objective
+    look = torch.compile(target) if variant == "compiled" else target
 
     def step() -> None:
         sgd.zero_grad(set_to_none=True)
@@ -131,7 +132,16 @@ def make_step(
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return step
+    @torch.no_grad()
+    def evaluate() -> None:
+        target.eval()
+        with torch.autocast(device, torch.bfloat16, enabled="bfloat16" in variant):
+            look(x).float().cpu()
+        target.train()
+        for found in kept.values():
+            found.clear()
+
+    return {"step": step, "evaluate": evaluate}
 
 
 def _network(name: str, classes: int, layout: torch.memory_format) -> nn.Module:
