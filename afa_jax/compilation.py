@@ -1,5 +1,6 @@
 """How programs are compiled: what was measured to make them faster, in one place (docs/speed.md)."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,10 @@ _ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` for a whole program: a step, an evaluation. It cannot be called while another one is traced."""
+    """`jax.jit` for a whole program: a step, an evaluation. It cannot be called while another one is traced.
+
+    `jax.pmap` takes no such options.
+    """
     return jax.jit(function, compiler_options=compiler_options(), **options)
 
 
@@ -37,7 +41,8 @@ def keep_programs(folder: Path) -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # A start compiles some hundred small programs, together as long as the large one.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def on_cpu() -> bool:

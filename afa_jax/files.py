@@ -50,5 +50,5 @@ def user_path(text: str | Path) -> Path:
 
 def cache_folder() -> Path:
     """Where downloads and what is trained once are kept: `$AFA_JAX_CACHE`, or `afa_jax` in the user's cache folder."""
-    standard = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afa_jax"
-    return user_path(os.environ.get("AFA_JAX_CACHE") or standard)
+    users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return user_path(os.environ.get("AFA_JAX_CACHE") or Path(users) / "afa_jax")

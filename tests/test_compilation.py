@@ -1,10 +1,13 @@
-"""XLA's options: on a CPU those that help, and none where XLA does not know them."""
+"""XLA's options, kept programs and kept memory: what a process of a run does to be quick."""
+
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from afa_jax import compilation
+from afa_jax import compilation, memory
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +35,56 @@ def test_an_xla_without_the_option_compiles_without_it(monkeypatch):
 def test_another_device_has_no_options(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compilation.compiler_options() is None
+
+
+@pytest.fixture
+def settings():
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_where_the_user_says_or_in_the_cache(settings, tmp_path, monkeypatch):
+    own = jax.config.jax_compilation_cache_dir
+    compilation.keep_programs(tmp_path / "programs")
+    assert jax.config.jax_compilation_cache_dir == own
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation.keep_programs(tmp_path / "programs")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.3  # from the environment
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation.keep_programs(tmp_path / "programs")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+
+
+FAULTS = """
+import resource, sys
+from afa_jax import memory
+if sys.argv[1] == "keep":
+    memory.keep_freed()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(128 << 20)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_is_used_again_without_the_system():
+    """Pages that the system hands out for 128 MB, the third time that they are wanted."""
+
+    def faults(how):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True, text=True)
+        return int(done.stdout)
+
+    assert faults("give") > 1000
+    assert faults("keep") < 100
+
+
+def test_a_c_library_without_the_call_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert memory.keep_freed() is False

@@ -1,7 +1,9 @@
 """How the cost of a step and of reading grows, for `tools/benchmark.py growth`."""
 
+import os
 import statistics
 import time
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +13,7 @@ import step_speed
 
 from afa_jax.data.batches import train_batch
 from afa_jax.data.dataset import Split
+from afa_jax.errors import UserError
 
 BATCHES = (8, 16, 32, 64, 128, 256)
 MODULES = (4, 8, 12)
@@ -36,15 +39,17 @@ def growth(network: str, batch: int, repeats: int) -> dict[str, Any]:
 
 
 def _devices(count: int) -> str:
-    return f"--xla_force_host_platform_device_count={count}"
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
 
 
 def _step(what: str, size: int, network: str, batch: int, repeats: int, **options: Any) -> dict[str, Any]:
-    server = step_speed.Server(network, "ast", batch, step_speed.OURS, **options)
-    seconds = [server.seconds() for _ in range(repeats)]
-    server.close()
-    rate = batch / statistics.median(seconds)
-    return _told({"what": what, "size": size, "images_per_second": rate, "memory": server.facts["memory_bytes"]})
+    known = {"what": what, "size": size}
+    try:
+        with closing(step_speed.Server(network, "ast", batch, step_speed.OURS, **options)) as server:
+            rate = batch / statistics.median(server.seconds() for _ in range(repeats))
+            return _told({**known, "images_per_second": rate, "memory": server.facts["memory_bytes"]})
+    except UserError as error:  # most likely it is too large
+        return _told({**known, "fault": str(error)})
 
 
 def _reading(count: int, repeats: int) -> dict[str, Any]:
@@ -71,6 +76,8 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    if "fault" in row:
+        return [row["what"], f"{row['size']:,}", "does not run", "–", "–"]
     memory = f"{row['memory'] / 1e9:.2f} GB" if "memory" in row else "–"
     first = f"{row['first']:.2f} s" if "first" in row else "–"
     return [row["what"], f"{row['size']:,}", f"{row['images_per_second']:,.1f}", memory, first]

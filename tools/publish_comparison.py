@@ -27,7 +27,7 @@ RESULTS = ROOT / "docs" / "results"
 def block(name: str) -> str:
     """The table of docs/results/<name>.json, with where and when it was made."""
     result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    about = result if "table" in result else result["runs"][-1]
+    about = result if "table" in result else [run for run in result["runs"] if "versions" in run][-1]
     source = f"[{name}.json]({os.path.relpath(RESULTS, page(name).parent)}/{name}.json)"
     return f"{table(result)}\n\n<sub>{tables.provenance(about)}. From {source}.</sub>"
 

@@ -7,6 +7,7 @@ line that it is sent names, `step` or `evaluate`.
 """
 
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
@@ -41,6 +43,7 @@ CLASSES, SOURCE_CLASSES = 100, 1000
 # Small enough that random networks, whose features are large, stay finite.
 SETTINGS = {"alpha": 1e-9, "beta": 0.01, "weight_decay": 0.0}
 LEARNING_RATE = 1e-4
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by the processes that are compared
 OURS = "afa_jax"
 Calls = Mapping[str, Callable[[], None]]
 """`step` and `evaluate`, each on the same batch every time."""
@@ -134,17 +137,21 @@ def theirs(network: str, method: str, w: Work, variant: str) -> Calls:
 
 def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
     """Tells what is known of the step, then does what every line that comes in names, and tells its seconds."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     w = work(network, method, batch, modules)
     calls, facts = ours(w) if variant == OURS else (theirs(network, method, w, variant), {})
-    print(json.dumps(facts), flush=True)
+    print(json.dumps(facts), file=answers)
     for line in sys.stdin:
         begun = time.perf_counter()
         calls[line.strip()]()
-        print(time.perf_counter() - begun, flush=True)
+        print(time.perf_counter() - begun, file=answers)
 
 
 class Server:
-    """A step in a process of its own, so that neither library sees the other's memory and threads.
+    """A step in a process of its own, so that neither library has the other's memory and threads in its way.
+
+    All keep the memory that they have freed, as `python -m afa_jax.main` does.
 
     Raises:
       UserError: it does not run.
@@ -154,24 +161,34 @@ class Server:
         self, network: str, method: str, batch: int, variant: str, modules: int = 4, **environment: str
     ) -> None:
         command = [sys.executable, __file__, network, method, str(batch), variant, str(modules)]
-        # A GPU is shared by all of them.
-        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **environment}
-        pipe = subprocess.PIPE
         self._errors = TemporaryFile("w+")  # noqa: SIM115  (open as long as the process)
         self._process = subprocess.Popen(
-            command, env=environment, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, bufsize=1
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            bufsize=1,
         )
-        self.facts = json.loads(self._answer())
+        try:
+            self.facts = json.loads(self._answer())
+        except BaseException:
+            self.close()
+            raise
 
     def seconds(self, call: str = "step") -> float:
         """Of one `step`, or of one `evaluate`."""
         assert self._process.stdin
-        self._process.stdin.write(f"{call}\n")
+        with suppress(BrokenPipeError):  # it has ended, which its answer tells
+            self._process.stdin.write(f"{call}\n")
         return float(self._answer())
 
     def close(self) -> None:
-        self._process.communicate()
-        self._errors.close()
+        if not self._errors.closed:
+            self._process.kill()
+            self._process.communicate()
+            self._errors.close()
 
     def _answer(self) -> str:
         assert self._process.stdout
@@ -190,25 +207,25 @@ def compare(network: str, method: str, batch: int, repeats: int, variants: Seque
     """
     running: dict[str, Server] = {}
     failed: dict[str, str] = {}
-    for name in (OURS, *variants):
-        try:
-            running[name] = Server(network, method, batch, name)
-        except UserError as error:
-            if name == OURS:
-                raise
-            failed[name] = str(error)
-    times = {name: [server.seconds()] for name, server in running.items()}
-    fastest = min(map(min, times.values()))
-    quick = [name for name in running if name == OURS or times[name][0] < 3 * fastest]
-    looks: dict[str, list[float]] = {name: [] for name in quick}
-    for _ in range(repeats - 1):
-        for name in quick:
-            times[name].append(running[name].seconds())
-    for _ in range(repeats):
-        for name in quick:
-            looks[name].append(running[name].seconds("evaluate"))
-    for server in running.values():
-        server.close()
+    times: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        for name in (OURS, *variants):
+            try:
+                running[name] = stack.enter_context(closing(Server(network, method, batch, name)))
+                times[name] = [running[name].seconds()]
+            except UserError as error:
+                if name == OURS:
+                    raise
+                failed[name] = str(error)
+        fastest = min(map(min, times.values()))
+        quick = [name for name in times if name == OURS or times[name][0] < 3 * fastest]
+        for _ in range(repeats - 1):
+            for name in quick:
+                times[name].append(running[name].seconds())
+        looks: dict[str, list[float]] = {name: [] for name in quick}
+        for _ in range(repeats):
+            for name in quick:
+                looks[name].append(running[name].seconds("evaluate"))
     medians = {name: statistics.median(each) for name, each in times.items()}
     evaluated = {name: statistics.median(each) for name, each in looks.items()}
     facts = running[OURS].facts
@@ -292,14 +309,17 @@ def step(
     """
     peak = peaks()
     rows = []
-    for network in networks:
-        for method in methods:
+    for network, method in itertools.product(networks, methods):
+        try:
             row = compare(network, method, batch, repeats, variants)
-            row["share_of_limit"] = share_of_limit(row, peak)
             if compile_times:
                 row["starts"] = starts(network, method, batch)
-            rows.append(row)
-            print(_line(row), flush=True)
+        except UserError as error:
+            print(f"{network} {method} does not run: {error}", file=sys.stderr)
+            continue
+        row["share_of_limit"] = share_of_limit(row, peak)
+        rows.append(row)
+        print(_line(row), flush=True)
     result = {"peaks": peak, "rows": rows, "table": table(rows)}
     if variants:
         import torch_step
@@ -355,6 +375,5 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[4] == OURS:
-        memory.keep_freed()  # as `python -m afa_jax.main` does
+    memory.keep_freed()
     serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from afa_jax.batch_axis import BatchAxis
-from afa_jax.compilation import on_cpu
 
 
 class BatchNorm(nn.BatchNorm):
     """What Flax's own gives, `[B, …, C]` to the same, with its names of parameters and statistics.
 
-    The variance is taken around the mean: the shorter form loses digits when a channel's mean is large against its
-    spread. Statistics and sums are of at least float32.
+    Of Flax's fields those count that `layers.batch_norm` sets, `axis_name`, and the initializers. The variance is taken
+    around the mean: the shorter form loses digits when a channel's mean is large against its spread. Statistics and
+    sums are of at least float32.
     """
 
     @nn.compact
@@ -50,33 +50,27 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis: BatchAxi
     mean = axis.mean(_mean(x))
     variance = axis.mean(_mean(jnp.square(x - mean)))
     spread = lax.rsqrt(variance + epsilon)
-    return (_affine(x, mean, scale * spread, bias), mean, variance), (x, scale, mean, spread)
+    return (_affine(x, mean, scale * spread, bias), mean, variance), (x, scale, bias, mean, spread)
 
 
 def _backward(epsilon: float, axis: BatchAxis, kept: tuple[Array, ...], gradients: tuple[Array, ...]) -> Any:
-    x, scale, mean, spread = kept
+    x, scale, bias, mean, spread = kept
     gradient, count = gradients[0], x.size // x.shape[-1]
     of_bias, along = _mean(gradient), _mean(gradient * (x * spread - mean * spread))
     constant, linear = axis.mean((of_bias, along))
     slope = scale * spread
     # slope · (gradient − constant − linear · (x − mean) · spread), in as few operations a value as can be.
     by_x = -slope * spread * linear
-    first, second, third = _once(slope, by_x, -slope * constant - by_x * mean)
-    return first * gradient + (second * x + third), count * along, count * of_bias
+    of_x = slope * gradient + (by_x * x + (-slope * constant - by_x * mean))
+    return of_x.astype(x.dtype), (count * along).astype(scale.dtype), (count * of_bias).astype(bias.dtype)
 
 
 normalise.defvjp(_forward, _backward)
 
 
 def _affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:
-    slope, offset = _once(slope, bias - mean * slope)
-    return x * slope + offset
+    return x * slope + (bias - mean * slope)
 
 
 def _mean(x: Array) -> Array:
     return x.mean(tuple(range(x.ndim - 1)))
-
-
-def _once(*vectors: Array) -> tuple[Array, ...]:
-    """Computed before what uses them: on a CPU XLA would compute them anew for every value of a map."""
-    return tuple(lax.optimization_barrier(vectors)) if on_cpu() else vectors

@@ -157,7 +157,8 @@ def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, 
     if not runs:
         return [*problems, "No run is finished, so there is nothing to show."]
     failed = [_failed(job, runs[0]) for job in jobs if job.workdir in progress.faults]
-    known = json.dumps({"runs": [run.summary for run in (*runs, *failed)]}, indent=2)
+    summaries = [{key: run.summary[key] for key in run.summary if key != "command"} for run in (*runs, *failed)]
+    known = json.dumps({"runs": summaries}, indent=2)
     _write(output / wanted.name, {"json": known})
     for table in tables.compare(told_apart([*runs, *failed])):
         console.print(f"\n{tables.text(table)}", markup=False, soft_wrap=True, highlight=False)

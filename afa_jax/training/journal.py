@@ -102,7 +102,7 @@ class Journal:
     def close(self) -> None:
         self._progress.stop()
         self._file.close()
-        if self._rewritten and not self._tensorboard:
+        if self.records and self._rewritten and not self._tensorboard:
             self._to_tensorboard(self.records)
         if self._tensorboard:
             self._tensorboard.close()

@@ -183,8 +183,10 @@ def _masks(parts: tuple[Part, ...], mask: Array) -> dict[str, Array]:
 
 
 @lru_cache(maxsize=32)
-def _compile_increases(*which: Any) -> Callable[[Variables, Mapping[str, Array]], Array]:
-    return compilation.jit(partial(_increases, *which))
+def _compile_increases(
+    module: nn.Module, parts: tuple[Part, ...], readers: frozenset[str], channels: int, together: int
+) -> Callable[[Variables, Mapping[str, Array]], Array]:
+    return compilation.jit(partial(_increases, module, parts, readers, channels, together))
 
 
 def _increases(

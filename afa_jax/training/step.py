@@ -45,7 +45,6 @@ class TrainState(struct.PyTreeNode):
     """The stage's key; the key of a step is folded in from it."""
 
 
-@partial(jax.jit, static_argnums=0)  # one program in place of one for each array
 def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, images: Array, key: Array) -> TrainState:
     """The state before a stage's first step: the target as given, attention and optimizer new.
 
@@ -55,12 +54,18 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
       images: at least one training image, for the shapes of the features.
     """
     attention_key, rng = jax.random.split(key)
-    copy = jax.tree.map(jnp.copy, dict(variables))
+    copy = _copied(dict(variables))
     params = {"target": copy["params"], "attention": _init_attention(task, frozen, images, attention_key)}
     opt_state = make_optimizer(task.stage, task.anatomy.head, task.sgd).init(params)
     return TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
 
 
+@jax.jit  # one program in place of one for each array
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)
+
+
+@partial(jax.jit, static_argnums=0)
 def _init_attention(task: Task, frozen: Frozen, images: Array, key: Array) -> PyTree:
     outputs = teach(task, frozen, task.preprocess.test(images))
     source_head = trees.get(frozen.teacher["params"], task.anatomy.head) if frozen.teacher else {}

@@ -1,12 +1,13 @@
-"""BatchNorm against Flax's own and against float64, whole and over devices, with its gradients and statistics."""
+"""BatchNorm against Flax's own and against float64, with its gradients and statistics.
+
+Over devices it is compared by `tests/training/test_parallel.py`, in whole steps.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from afa_jax.models.normalization import BatchNorm
 
@@ -85,6 +86,16 @@ def test_the_gradient_for_the_images_is_blind_to_shift_and_scale():
     np.testing.assert_allclose((gradient * x).sum((0, 1, 2)), 0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("images", "parameters"), [(jnp.float32, jnp.float64), (jnp.float64, jnp.float32)])
+def test_a_gradient_has_the_type_of_what_it_is_for(images, parameters):
+    with jax.enable_x64(True):
+        known = {**variables(3), "params": {name: jnp.ones(3, parameters) for name in ("scale", "bias")}}
+        x = jax.random.normal(jax.random.key(0), (4, 2, 2, 3), images)
+        of_parameters, of_images = run(BatchNorm(**SETTINGS, use_running_average=False), known, x)["gradients"]
+    assert of_images.dtype == images
+    assert {leaf.dtype for leaf in jax.tree.leaves(of_parameters)} == {jnp.dtype(parameters)}
+
+
 def test_in_bfloat16_statistics_and_gradients_of_parameters_are_of_float32():
     x = 1 + jax.random.normal(jax.random.key(0), (8, 4, 4, 3), jnp.bfloat16)
     settings = {**SETTINGS, "use_running_average": False, "dtype": jnp.bfloat16}
@@ -93,29 +104,3 @@ def test_in_bfloat16_statistics_and_gradients_of_parameters_are_of_float32():
     assert found["gradients"][0]["scale"].dtype == found["seen"][1]["var"].dtype == jnp.float32
     found, expected = (jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree) for tree in (found, expected))
     assert_equal(found, expected, rtol=0.02, atol=0.02)
-
-
-def test_over_devices_it_is_that_of_the_whole_batch():
-    x = 3 + jax.random.normal(jax.random.key(0), (8, 3, 3, 6))
-    known, devices = variables(6), jax.devices()
-    weights = jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
-
-    def total(layer):
-        def loss(params, x, weights):
-            y, updates = layer.apply({**known, "params": params}, x, mutable=["batch_stats"])
-            return (y * weights).sum(), updates["batch_stats"]
-
-        return jax.grad(loss, (0, 1), has_aux=True)
-
-    whole = total(BatchNorm(**SETTINGS, use_running_average=False))
-    (params, images), stats = whole(known["params"], x, weights)
-    parts = total(BatchNorm(**SETTINGS, use_running_average=False, axis_name="batch"))
-    cut = lambda array: array.reshape(len(devices), -1, *array.shape[1:])  # noqa: E731
-    mapped = jax.pmap(parts, "batch", in_axes=(None, 0, 0))
-    (own, own_images), own_stats = mapped(known["params"], cut(x), cut(weights))
-    assert_equal(jax.tree.map(lambda leaf: leaf.sum(0), own), params, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(own_images.reshape(x.shape), images, rtol=1e-5, atol=1e-6)
-    assert_equal(jax.tree.map(lambda leaf: leaf[0], own_stats), stats, rtol=1e-6)
-    spread = NamedSharding(Mesh(np.array(devices), ("batch",)), P("batch"))
-    sharded, their_stats = jax.jit(whole)(known["params"], *jax.device_put((x, weights), spread))
-    assert_equal((sharded, their_stats), ((params, images), stats), rtol=1e-5, atol=1e-6)

@@ -12,6 +12,7 @@ import numpy as np
 
 from afa_jax.config import settle
 from afa_jax.experiment import run
+from afa_jax.models.normalization import BatchNorm
 from afa_jax.training.journal import read_metrics
 from afa_jax.training.parallel import STOP, WRAPPERS, Devices
 from afa_jax.training.step import init_state
@@ -23,14 +24,14 @@ CASES = [*((name, 1) for name in METHODS), ("ast", 2), ("bss", 2), ("soft_ft", 2
 
 
 class Dropping(nn.Module):
-    """`tiny.TinyNet` with dropout before its head."""
+    """`tiny.TinyNet` with the zoo's own BatchNorm, and dropout before its head."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Conv(4, (3, 3), use_bias=False, name="conv1")(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn1")(x))
+        x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, name="bn1")(x))
         x = nn.relu(nn.Conv(5, (3, 3), strides=2, use_bias=False, name="conv2")(x)).mean((1, 2))
         return nn.Dense(self.num_classes, name="fc")(nn.Dropout(0.5, deterministic=not train)(x))
 
