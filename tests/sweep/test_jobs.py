@@ -15,7 +15,7 @@ from afa_jax.sweep.parameters import parameter_counts
 from afa_jax.sweep.presets import GRID, PRESETS, Variant
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OURS = ("quickstart", "methods", "image_folder", "identities", "drawn_faces")
+OURS = ("quickstart", "methods", "image_folder", "clothing", "identities", "drawn_faces")
 DOGS = str(CONFIGS / "stanford_dogs120.py")
 
 

@@ -103,7 +103,7 @@ def test_a_step_that_cannot_be_measured_is_refused(capsys):
     assert "cannot be run as 'lazy'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["ast", "delta"])
+@pytest.mark.parametrize("method", ["ast", pytest.param("delta", marks=pytest.mark.slow)])
 def test_steps_are_made_and_measured(method, results, monkeypatch, capsys):
     """In processes of their own, on a network that PyTorch's side does not have."""
     monkeypatch.setattr(step_speed, "peaks", lambda: {"flops": 1e12, "bytes": 1e12})
@@ -118,6 +118,7 @@ def test_steps_are_made_and_measured(method, results, monkeypatch, capsys):
     assert "eager does not run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_growth_is_measured_by_batch_modules_devices_and_images(results, monkeypatch, capsys):
     small = {"BATCHES": (2, 4), "MODULES": (4, 12), "DEVICES": (2,), "IMAGES": (10, 10**5)}
     for name, sizes in small.items():
