@@ -38,7 +38,7 @@ def keep_programs(folder: Path) -> None:
     A cache that the user has named (`JAX_COMPILATION_CACHE_DIR`) stays. Programs come back as they were: a run that is
     continued computes the same.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009  (unknown to type checkers)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # A start compiles some hundred small programs, together as long as the large one.
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

@@ -288,7 +288,7 @@ def starts(network: str, method: str, batch: int) -> dict[str, Any]:
         extra = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         made = []
         for _ in range(2):
-            server = Server(network, method, batch, OURS, **extra)
+            server = Server(network, method, batch, OURS, 4, **extra)
             server.close()
             made.append({key: server.facts[key] for key in ("trace", "compile", "first_step")})
     return {"cold": made[0], "cached": made[1]}

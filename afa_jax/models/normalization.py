@@ -30,7 +30,8 @@ class BatchNorm(nn.BatchNorm):
             y = _affine(x.astype(exact), mean.value, scale * lax.rsqrt(variance.value + self.epsilon), bias)
         else:
             axis = BatchAxis(None if self.is_initializing() else self.axis_name)
-            y, means, variances = normalise(x.astype(exact), scale, bias, self.epsilon, axis)
+            normalised: Any = normalise(x.astype(exact), scale, bias, self.epsilon, axis)
+            y, means, variances = normalised
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * means
                 variance.value = self.momentum * variance.value + (1 - self.momentum) * variances
