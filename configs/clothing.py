@@ -11,7 +11,7 @@ The papers' protocol in small: a rate of 0.01 that is divided by ten after two t
 step counts. They see each labelled image 48 times (Caltech-256-60: 9,000 steps of 64 over 12,000 images); here it is 24
 times, 150 steps of 32 over 200 images, at 96 pixels in place of 224, so that a processor does it. Ours too: alpha is in
 the measure of the teacher's features (`normalised`), and chosen for every method alike by cross-validation on the
-labelled images of seed 0. What was found: docs/evidence.md.
+labelled images of seed 0.
 """
 
 from afa_jax.config import default
