@@ -88,3 +88,10 @@ def test_freed_memory_is_used_again_without_the_system():
 def test_a_c_library_without_the_call_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert memory.keep_freed() is False
+
+
+def test_another_system_is_left_as_it_is(monkeypatch):
+    """Windows has no library without a name: asking for it is an error there."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked"))
+    assert memory.keep_freed() is False
