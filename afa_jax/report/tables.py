@@ -153,7 +153,7 @@ def differ(one: Sequence[float], other: Sequence[float]) -> bool:
     """
     if min(len(one), len(other)) < 2 or max(statistics.variance(one), statistics.variance(other)) == 0:
         return False
-    from scipy import stats  # here, because it takes a second to import, which a start without a table need not wait
+    from scipy import stats  # here, because it takes long to import, which a start without a table need not wait
 
     result: Any = stats.ttest_ind(one, other, equal_var=False)
     return bool(result.pvalue < SIGNIFICANCE)

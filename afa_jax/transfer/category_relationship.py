@@ -24,7 +24,7 @@ def category_relationship(probabilities: Array, labels: Array) -> np.ndarray:
       probabilities: the source network's, `[N, source classes]`, rows summing to 1.
       labels: of the target task, int `[N]`.
     """
-    # Here, because they take two seconds to import, and only Co-Tuning needs them.
+    # Here, because they take long to import, and only Co-Tuning needs them.
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import train_test_split
