@@ -137,8 +137,9 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(undisturbed, tmp_path):
     before = sorted(str(f.relative_to(workdir)) for f in (workdir / "checkpoints").glob("*/*"))
 
     assert processes.wait(processes.start(config, workdir, largest_file=10_240)) == [2]
-    last = processes.said(workdir).splitlines()[-1]
-    assert re.fullmatch(r"afa_jax: A checkpoint cannot be written to .*-a[sc]t \(File too large\): mend that.*", last)
+    said = [line for line in processes.said(workdir).splitlines() if line.startswith("afa_jax: ")]  # libraries say more
+    assert len(said) == 1
+    assert re.match(r"afa_jax: A checkpoint cannot be written to .*-a[sc]t \(File too large\): mend that", said[0])
     whole = sorted(str(f.relative_to(workdir)) for f in (workdir / "checkpoints").glob("*/*") if f.name.isdigit())
     assert set(before) <= set(whole)
 

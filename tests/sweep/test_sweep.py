@@ -195,4 +195,4 @@ def test_a_sweep_that_is_stopped_goes_on_and_its_figure_is_drawn(tmp_path):
     status, said = run(tmp_path, *given)
     assert status == 0, said
     assert "goes on after step" in (root / "logs" / "l2_sp+schedule=step+seed0.log").read_text()
-    assert {file.name for file in root.glob("delta-fig3*")} == {"delta-fig3.svg", "delta-fig3.png"}
+    assert {file.name for file in root.glob("delta-fig3*")} == {"delta-fig3.json", "delta-fig3.svg", "delta-fig3.png"}
