@@ -138,7 +138,7 @@ def train_stage(
             test()
         if save or stop:
             # The metrics are those before the step's move; what is kept must be good after it.
-            _finite(stage, done, {"parameters": float(_fault(state))})
+            _finite(stage, done, {"parameters": _fault(state)})
             journal.flush()
             checkpoints.save(state, journal.records)
         if stop:
@@ -157,11 +157,15 @@ def _load(
     return batch
 
 
-@jax.jit
-def _fault(state: TrainState) -> jax.Array:
+@jax.jit  # one program a shape: one for the whole state would take as long to compile as an evaluation
+def _all_finite(x: jax.Array) -> jax.Array:
+    return jnp.isfinite(x).all()
+
+
+def _fault(state: TrainState) -> float:
     """0 where every number of the state is finite, else NaN."""
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.where(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all(), 0.0, jnp.nan)
+    checks = [_all_finite(leaf) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return 0.0 if all(map(bool, checks)) else math.nan
 
 
 def _finite(stage: Stage, step: int, values: Mapping[str, float], where: str = "in training") -> dict[str, float]:

@@ -53,23 +53,19 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
     Args:
       images: at least one training image, for the shapes of the features.
     """
-    attention_key, rng = jax.random.split(key)
-    copy = _copied(dict(variables))
-    params = {"target": copy["params"], "attention": _init_attention(task, frozen, images, attention_key)}
-    opt_state = make_optimizer(task.stage, task.anatomy.head, task.sgd).init(params)
-    return TrainState(jnp.int32(0), params, copy.get("batch_stats", {}), opt_state, rng)
-
-
-@jax.jit  # one program in place of one for each array
-def _copied(tree: PyTree) -> PyTree:
-    return jax.tree.map(jnp.copy, tree)
-
-
-@partial(jax.jit, static_argnums=0)
-def _init_attention(task: Task, frozen: Frozen, images: Array, key: Array) -> PyTree:
-    outputs = teach(task, frozen, task.preprocess.test(images))
+    outputs = jax.eval_shape(lambda *given: teach(task, *given), frozen, jax.eval_shape(task.preprocess.test, images))
+    features = {tap: jnp.zeros(f.shape, f.dtype) for tap, f in outputs.features.items()} if outputs else {}
     source_head = trees.get(frozen.teacher["params"], task.anatomy.head) if frozen.teacher else {}
-    return task.stage.method.init(key, Start(outputs.features if outputs else {}, source_head))
+    return _first_state(task, dict(variables), Start(features, source_head), key)
+
+
+@partial(jax.jit, static_argnums=0)  # one program in place of one for each array
+def _first_state(task: Task, variables: dict[str, PyTree], start: Start, key: Array) -> TrainState:
+    attention_key, rng = jax.random.split(key)
+    params = {"target": variables["params"], "attention": task.stage.method.init(attention_key, start)}
+    opt_state = make_optimizer(task.stage, task.anatomy.head, task.sgd).init(params)
+    copy, statistics = jax.tree.map(jnp.copy, (params, variables.get("batch_stats", {})))
+    return TrainState(jnp.int32(0), copy, statistics, opt_state, rng)
 
 
 def make_step(

@@ -107,7 +107,7 @@ class Start(NamedTuple):
     """What a method's own parameters may start from."""
 
     features: Features
-    """The teacher's at the taps, of one image."""
+    """Zeros of the shapes of the teacher's at the taps, `[1, H, W, C]`."""
     source_head: Mapping[str, Array]
     """`kernel` `[D, K]` and `bias` `[K]` of the source network."""
 
