@@ -4,6 +4,8 @@
     python tools/benchmark.py data --photos photos         # reading images: decoded each time, and from the cache
     python tools/benchmark.py step --networks resnet50     # the training step against PyTorch and against the machine
     python tools/benchmark.py growth                       # how cost grows with batch, modules, devices and images
+    python tools/benchmark.py changes                      # the step without each of the changes that made it faster
+    python tools/benchmark.py starts                       # from the command to the first step
 
 `delta` leaves out a share of each tap's filters, on one batch at the network's own size, and works out the time of all
 of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
@@ -19,6 +21,10 @@ tools/publish_comparison.py puts its table into the README.
 `growth` measures how a step's cost grows with the batch, the attentive modules and the devices, and that of reading
 with the number of images. Writes docs/results/growth_<cpu or gpu>.json.
 
+`changes` makes steps in turn with and without one of the changes that docs/speed.md lists. `starts` measures the
+command from its beginning: `--help`, the quickstart's first step, two whole stages; with nothing compiled, and again.
+They write docs/results/changes_<cpu or gpu>.json and starts_<cpu or gpu>.json.
+
 `step` makes whole training steps on random images, as a run does, and in turn with them steps in PyTorch that do the
 same work: eager, channels-last, bfloat16 autocast and compiled, where they run (`pip install torch torchvision`). It
 sets the step against what the device was measured to reach in a matrix product and a copy. Writes
@@ -32,19 +38,21 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import changes
 import growth
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import publish_comparison
+import starts
 import step_speed
 from flax.core import FrozenDict
 from jax import Array
@@ -119,6 +127,8 @@ def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
     theirs = sum(row["filters"] * row["whole_pass"] for row in rows)
     ours = sum(row["once"] + row["filters"] * row["each"] for row in rows)
     passes = sum((row["once"] + row["filters"] * row["each"]) / row["whole_pass"] for row in rows)
+    columns = ("filters", "once", "each", "whole_pass")
+    cells = [[f"`{row['tap']}`", *(f"{row[name]:.4g}" for name in columns)] for row in rows]
     return {
         "network": network,
         "batch": batch,
@@ -126,6 +136,7 @@ def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
         "definition_hours_a_batch": theirs / 3600,
         "ours_hours_a_batch": ours / 3600,
         "ratio": sum(row["filters"] for row in rows) / passes,
+        "table": [["tap", "filters", "once, s", "each, s", "a whole pass, s"], *cells],
     }
 
 
@@ -212,73 +223,91 @@ def _keep(name: str, result: dict[str, Any]) -> None:
     write_json(RESULTS / f"{name}.json", result)
 
 
-def _step(options: argparse.Namespace) -> int:
-    networks, methods = options.networks.split(","), options.methods.split(",")
-    for name, known in [*((n, zoo.NETWORKS) for n in networks), *((m, METHODS) for m in methods)]:
-        if name not in known:
-            print(f"benchmark: there is no {name!r}; choose from {', '.join(known)}.", file=sys.stderr)
-            return 2
+def _delta(options: argparse.Namespace) -> dict[str, Any]:
+    result = delta(options.network, options.batch, options.share, options.repeats)
+    ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
+    print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")
+    return result
+
+
+def _data(options: argparse.Namespace) -> dict[str, Any]:
+    return data(options.photos, options.network, options.batch, options.steps, options.count, options.repeats)
+
+
+def _step(options: argparse.Namespace) -> dict[str, Any]:
+    networks, methods = _listed(options.networks, zoo.NETWORKS), _listed(options.methods, METHODS)
     there = step_speed.torch_variants()
     variants = options.variants.split(",") if options.variants else there
     if not set(variants) <= set(there):
         hint = f"choose from {', '.join(there)}" if there else "pip install torch torchvision"
-        print(f"benchmark: PyTorch's step cannot be run as {options.variants!r}; {hint}.", file=sys.stderr)
-        return 2
+        raise UserError(f"PyTorch's step cannot be run as {options.variants!r}; {hint}.")
     if not there:
         print("PyTorch is not compared with: pip install torch torchvision", file=sys.stderr)
-    repeats, compile_times = options.repeats, options.compile_times
-    result = step_speed.step(networks, methods, options.batch, repeats, variants, compile_times)
-    _keep(f"step_{jax.default_backend()}", result)
-    print(publish_comparison.table(result))
-    return 0
+    return step_speed.step(networks, methods, options.batch, options.repeats, variants, options.compile_times)
+
+
+def _listed(text: str, known: Collection[str]) -> list[str]:
+    for name in (names := text.split(",")):
+        if name not in known:
+            raise UserError(f"there is no {name!r}; choose from {', '.join(known)}.")
+    return names
+
+
+def _growth(options: argparse.Namespace) -> dict[str, Any]:
+    return growth.growth(options.network, options.batch, options.repeats)
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    return changes.changes(_listed(options.networks, zoo.NETWORKS), options.batch, options.repeats)
+
+
+def _starts(options: argparse.Namespace) -> dict[str, Any]:
+    return starts.starts(options.network, options.repeats, options.before)
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
-    one = commands.add_parser("delta", help="DELTA's channel weights against one whole pass a filter")
+
+    def command(name: str, run: Callable[[argparse.Namespace], dict[str, Any]], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about)
+        made.set_defaults(run=run)
+        return made
+
+    one = command("delta", _delta, "DELTA's channel weights against one whole pass a filter")
     one.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
     one.add_argument("--batch", type=int, default=32, help="images; the released code takes 32")
     one.add_argument("--share", type=int, default=16, help="of the filters of each tap, one in so many is left out")
-    one.add_argument("--repeats", type=int, default=3)
-    two = commands.add_parser("data", help="reading images: decoded each time, and from the cache")
+    two = command("data", _data, "reading images: decoded each time, and from the cache")
     two.add_argument("--photos", type=Path, required=True, help="a folder with train/<class>/* and test/<class>/*")
     two.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
     two.add_argument("--batch", type=int, default=64)
     two.add_argument("--steps", type=int, default=100)
     two.add_argument("--count", type=int, default=2000, help="photos that are read, at most")
-    two.add_argument("--repeats", type=int, default=3)
-    three = commands.add_parser("step", help="the training step against PyTorch and against the machine")
+    three = command("step", _step, "the training step against PyTorch and against the machine")
     three.add_argument("--networks", default="resnet50,resnet101,inception_v3,mobilenet_v2", help="joined by commas")
     three.add_argument("--methods", default="ast,act,delta", help="joined by commas")
     three.add_argument("--batch", type=int, default=16)
-    three.add_argument("--repeats", type=int, default=3)
     three.add_argument("--variants", help="of PyTorch's step, joined by commas; all of them without this")
     three.add_argument("--compile-times", action="store_true", help="start each twice in processes of their own")
-    four = commands.add_parser("growth", help="how cost grows with the batch, the modules, the devices and the images")
+    four = command("growth", _growth, "how cost grows with the batch, the modules, the devices and the images")
     four.add_argument("--network", choices=zoo.NETWORKS, default="mobilenet_v2")
     four.add_argument("--batch", type=int, default=16, help="where it is not what grows")
-    four.add_argument("--repeats", type=int, default=3)
+    five = command("changes", _changes, "the step with and without each of the changes in docs/speed.md")
+    five.add_argument("--networks", default="mobilenet_v2,resnet50", help="joined by commas")
+    five.add_argument("--batch", type=int, default=16)
+    six = command("starts", _starts, "from the command to the first step, and to the end of two stages")
+    six.add_argument("--network", choices=zoo.NETWORKS, default="resnet101")
+    six.add_argument("--before", type=Path, help="another checkout of this repository, measured in turn")
+    for each in (one, two, three, four, five, six):
+        each.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
-    if options.what == "growth":
-        result = growth.growth(options.network, options.batch, options.repeats)
-        _keep(f"growth_{jax.default_backend()}", result)
-        print(publish_comparison.table(result))
-        return 0
-    if options.what == "step":
-        return _step(options)
-    if options.what == "delta":
-        result = delta(options.network, options.batch, options.share, options.repeats)
-        _keep(f"delta_weights_{options.network}", result)
-        ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
-        print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")
-        return 0
     try:
-        result = data(options.photos, options.network, options.batch, options.steps, options.count, options.repeats)
+        result = options.run(options)
     except UserError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
-    name = f"data_{jax.default_backend()}"
+    name = f"delta_weights_{options.network}" if options.what == "delta" else f"{options.what}_{jax.default_backend()}"
     _keep(name, result)
     print(publish_comparison.table(result))
     return 0

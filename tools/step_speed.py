@@ -136,11 +136,15 @@ def theirs(network: str, method: str, w: Work, variant: str) -> Calls:
 
 
 def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
-    """Tells what is known of the step, then does what every line that comes in names, and tells its seconds."""
+    """Tells what is known of the step, then does what every line that comes in names, and tells its seconds.
+
+    Args:
+      variant: one of PyTorch's, ours, or ours without a change (`changes.CHANGES`).
+    """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     w = work(network, method, batch, modules)
-    calls, facts = ours(w) if variant == OURS else (theirs(network, method, w, variant), {})
+    calls, facts = (theirs(network, method, w, variant), {}) if variant in torch_variants() else ours(w)
     print(json.dumps(facts), file=answers)
     for line in sys.stdin:
         begun = time.perf_counter()
@@ -375,5 +379,9 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    memory.keep_freed()
+    import changes
+
+    changes.undo(sys.argv[4])
+    if sys.argv[4] != changes.MEMORY:
+        memory.keep_freed()
     serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from tests.data.archives import picture
@@ -11,6 +13,7 @@ from tests.data.archives import picture
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import benchmark
+import changes
 import growth
 import publish_comparison
 import step_speed
@@ -132,3 +135,41 @@ def test_growth_is_measured_by_batch_modules_devices_and_images(results, monkeyp
     steps = [row for row in result["rows"] if "memory" in row]
     assert steps[1]["memory"] > steps[0]["memory"] and all(row["images_per_second"] > 0 for row in result["rows"])
     assert "| images in the cache | 100,000 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_each_change_is_measured_with_and_without(results, capsys):
+    assert benchmark.main(["changes", "--networks", "resnet10_small", "--batch", "2", "--repeats", "1"]) == 0
+    rows = json.loads((results / "changes_cpu.json").read_text())["rows"]
+    assert [row["change"] for row in rows] == list(changes.CHANGES)
+    assert all(len(times) == 1 for row in rows for times in row["resnet10_small"].values())
+    assert capsys.readouterr().out.count("in place of") == 2 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "call"),
+    {
+        "depthwise convolutions": lambda f: f(normal(2, 9, 9, 4), normal(3, 3, 1, 4), (2, 2), ((1, 1), (1, 1))),
+        "1×1 convolutions": lambda f: f(normal(2, 5, 5, 4), normal(4, 6)),
+        "max-pooling": lambda f: f(normal(2, 9, 9, 4), 3, 2, 1),
+        "BatchNorm": lambda f: f(use_running_average=False).init_with_output(jax.random.key(0), normal(4, 5, 5, 3))[0],
+    }.items(),
+)
+def test_what_takes_the_place_of_a_change_computes_the_same(change, call):
+    module, name, theirs = changes.OWN[change]
+    np.testing.assert_allclose(call(getattr(module, name)), call(theirs), atol=1e-5)
+
+
+def normal(*shape):
+    return jax.random.normal(jax.random.key(sum(shape)), shape)
+
+
+@pytest.mark.slow
+def test_starts_are_measured_here_and_in_another_checkout(results, capsys):
+    root = str(Path(__file__).parents[2])
+    assert benchmark.main(["starts", "--network", "resnet10_small", "--repeats", "1", "--before", root]) == 0
+    result = json.loads((results / "starts_cpu.json").read_text())
+    assert [len(row) for row in result["table"]] == [5] * 4
+    assert all(row[tree]["first"] > 0 < row[tree]["again"][0] for row in result["rows"] for tree in ("now", "before"))
+    assert benchmark.main(["starts", "--network", "resnet10_small", "--before", str(results)]) == 2
+    assert "No module named" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""What each change that made a step faster is worth, for `tools/benchmark.py changes`."""
+
+import statistics
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import step_speed
+from jax import Array, lax
+
+from afa_jax import compilation
+from afa_jax.models import convolution, layers
+
+
+def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
+    )
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    return lax.conv_general_dilated(x, matrix[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _max_pool(x: Array, side: int, stride: int, padding: int) -> Array:
+    pads: Any = ((padding, padding), (padding, padding))
+    return nn.max_pool(x, (side, side), strides=(stride, stride), padding=pads)
+
+
+MEMORY = "memory"
+# By name, what is put in the place of what: the library's own.
+OWN: dict[str, tuple[Any, str, Any]] = {
+    "depthwise convolutions": (convolution, "depthwise", _depthwise),
+    "1×1 convolutions": (convolution, "_product", _product),
+    "max-pooling": (layers, "largest_of_shifts", _max_pool),
+    "BatchNorm": (layers, "BatchNorm", partial(nn.BatchNorm, use_fast_variance=False)),
+    "XLA's options": (compilation, "compiler_options", lambda: None),
+}
+CHANGES = (*OWN, MEMORY)
+
+
+def undo(change: str) -> None:
+    """In this process, before anything is traced; a name that is no change's does nothing."""
+    if change in OWN:
+        setattr(*OWN[change])
+
+
+def changes(networks: Sequence[str], batch: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a step as it is, and without each change in turn with it, by network."""
+    rows = [{"change": change, **{n: _compare(n, change, batch, repeats) for n in networks}} for change in CHANGES]
+    cells = [[row["change"], *(_cell(row[network]) for network in networks)] for row in rows]
+    return {"batch": batch, "rows": rows, "table": [["without", *networks], *cells]}
+
+
+def _compare(network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
+    with (
+        closing(step_speed.Server(network, "ast", batch, step_speed.OURS)) as whole,
+        closing(step_speed.Server(network, "ast", batch, change)) as without,
+    ):
+        pairs = [(whole.seconds(), without.seconds()) for _ in range(repeats)]
+    as_it_is, less = (list(times) for times in zip(*pairs, strict=True))
+    row = {"as it is": as_it_is, "without": less}
+    print(network, change, _cell(row), flush=True)
+    return row
+
+
+def _cell(row: dict[str, list[float]]) -> str:
+    as_it_is, less = (statistics.median(row[name]) for name in ("as it is", "without"))
+    return f"{less:.2f} s in place of {as_it_is:.2f} s (× {less / as_it_is:.2f})"
