@@ -1,7 +1,7 @@
 """Ten kinds of clothes, twenty labelled photos of each, MobileNetV2 from ImageNet: which method helps, by how much?
 
     python tools/sweep.py --config configs/clothing.py --recipes l2,l2_fe,l2_sp,delta,dfa,ast,act,afa --jobs 2 \
-        --cross_validate alpha --grid 0.01,0.1,1 --folds 2
+        --cross_validate alpha --grid 0.01,0.1,1,10,100 --folds 2
 
 One recipe by itself: `python -m afa_jax.main --config configs/clothing.py --config.recipe=ast`, five seeds. The photos:
 `git clone --depth 1 https://github.com/alexeygrigorev/clothing-dataset-small photos`; the test images are

@@ -189,6 +189,7 @@ def kill_after(workdir, lines):
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_in_either_stage_it_ends_with_the_same_numbers(whole, tmp_path):
     """Twelve lines in all: four steps and two evaluations a stage. One kill in each stage, at random lines."""
     workdir = tmp_path / "run"

@@ -221,6 +221,7 @@ def pictures(folder):
                 Image.fromarray(pixels).save(folder / split / f"class{number}" / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_a_vanished_data_cache_changes_nothing(tmp_path, monkeypatch):
     pictures(tmp_path / "photos")
     settings = {"data.name": "image_folder", "data.dir": str(tmp_path / "photos"), "data.per_class": 0}

@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "tools"))
 
 
+@pytest.mark.slow
 def test_the_example_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
@@ -28,7 +29,10 @@ def test_the_example_runs():
 def test_the_table_is_rebuilt_from_the_repository():
     import publish_comparison
 
-    for name in ("quickstart", "methods", "drawn_faces", "step_cpu"):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    names = [name for page in pages for name in re.findall(r"<!-- (\w+) -->", page.read_text(encoding="utf-8"))]
+    assert {"quickstart", "methods", "drawn_faces", "step_cpu"} <= set(names)
+    for name in names:
         text = publish_comparison.page(name).read_text(encoding="utf-8")
         assert publish_comparison.insert(text, name) == text
     runs = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text())["runs"]
@@ -38,6 +42,29 @@ def test_the_table_is_rebuilt_from_the_repository():
     # Chance is 10 %; and with a source network every recipe does better than without.
     means = {r: sum(run["last_top1"] for run in runs if run["recipe"] == r) / 3 for r in ("scratch", "l2", "afa")}
     assert means["afa"] > 0.8 and min(means["l2"], means["afa"]) > means["scratch"]
+
+
+def test_a_search_is_shown_by_value_with_its_choice():
+    import publish_comparison
+
+    def point(scores, **settings):
+        return {"settings": settings, "scores": scores, "folds": 2}
+
+    afa = [point([40.0, 41.0], ast=0.1, act=0.1), point([50.0, 53.0], ast=1.0, act=1.0)]
+    act = [point([60.0, 60.0], act=0.1), point([70.0], act=1.0), point([10.0, 20.0], act=10.0)]
+    table = publish_comparison.table(
+        {
+            "table": [["what"], ["this"]],
+            "cross_validation": [
+                {"name": "net-afa-seed0", "chosen": {"ast": 1.0, "act": 1.0}, "points": afa},
+                {"name": "net-act-seed0", "chosen": {"act": 0.1}, "points": act},
+            ],
+        }
+    )
+    assert table.splitlines()[-2:] == [
+        "| net-afa-seed0 | 40.5 | 51.5 ← | – |",
+        "| net-act-seed0 | 60.0 ← | failed | 15.0 |",
+    ]
 
 
 def test_every_recipe_is_explained():

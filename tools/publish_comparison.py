@@ -12,8 +12,9 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,35 @@ def block(name: str) -> str:
 
 def table(result: Mapping[str, Any]) -> str:
     """Of a comparison, or the one that a benchmark has made itself, in Markdown."""
-    if "table" not in result:
-        return "\n\n".join(map(tables.markdown, compared(result)))
-    head, *rows = result["table"]
+    shown = [_markdown(result["table"])] if "table" in result else map(tables.markdown, compared(result))
+    return "\n\n".join([*shown, *_searched(result.get("cross_validation", []))])
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = lines
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _searched(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How each value scored in cross-validation, the mean over the folds, by recipe; the chosen one is marked."""
+    if not choices:
+        return []
+
+    def told(settings: Mapping[str, float]) -> str:
+        return ", ".join(f"{value:g}" for value in dict.fromkeys(settings.values()))
+
+    def score(point: Mapping[str, Any], chosen: Mapping[str, float]) -> str:
+        if len(point["scores"]) < point["folds"]:
+            return "failed"
+        mean = f"{statistics.fmean(point['scores']):.1f}"
+        return f"{mean} ←" if point["settings"] == chosen else mean
+
+    values = list(dict.fromkeys(told(point["settings"]) for choice in choices for point in choice["points"]))
+    rows = []
+    for choice in choices:
+        scores = {told(point["settings"]): score(point, choice["chosen"]) for point in choice["points"]}
+        rows.append([choice["name"], *(scores.get(value, "–") for value in values)])
+    return [f"Cross-validation, the mean over the folds, ← what was chosen:\n\n{_markdown([['', *values], *rows])}"]
 
 
 def page(name: str) -> Path:

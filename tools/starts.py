@@ -43,8 +43,10 @@ def starts(network: str, repeats: int, before: Path | None = None) -> dict[str, 
       before: another checkout of the package, measured in turn.
 
     Raises:
-      UserError: a run has failed.
+      UserError: `before` is no checkout of the package, or a run has failed.
     """
+    if before and not (before / "afa_jax" / "main.py").is_file():
+        raise UserError(f"{before} is no checkout of afa_jax: it has no file afa_jax/main.py.")
     trees = {"now": ROOT, **({"before": before.resolve()} if before else {})}
     with TemporaryDirectory() as folder:
         caches = {name: Path(folder) / name for name in trees}

@@ -158,8 +158,8 @@ def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, 
         return [*problems, "No run is finished, so there is nothing to show."]
     failed = [_failed(job, runs[0]) for job in jobs if job.workdir in progress.faults]
     summaries = [{key: run.summary[key] for key in run.summary if key != "command"} for run in (*runs, *failed)]
-    known = json.dumps({"runs": summaries}, indent=2)
-    _write(output / wanted.name, {"json": known})
+    known = {"runs": summaries, **({"cross_validation": _choices(wanted)} if wanted.search else {})}
+    _write(output / wanted.name, {"json": json.dumps(known, indent=2)})
     for table in tables.compare(told_apart([*runs, *failed])):
         console.print(f"\n{tables.text(table)}", markup=False, soft_wrap=True, highlight=False)
         if "table" in wanted.preset.shows:
@@ -169,6 +169,16 @@ def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, 
         if kind.name in wanted.preset.shows:
             problems += _draw(kind, runs, output / wanted.name)
     return problems
+
+
+def _choices(wanted: Sweep) -> list[dict[str, Any]]:
+    """What was chosen and how each value scored, of the recipes of the sweep."""
+    files = [
+        file for root in wanted.configs.values() for file in sorted((root / cross_validation.FOLDER).glob("*.json"))
+    ]
+    found = [{"name": file.stem, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
+    recipes = {variant.recipe for variant in wanted.preset.variants}
+    return [choice for choice in found if choice["recipe"] in recipes]
 
 
 def _failed(job: Job, other: Run) -> Run:

@@ -173,7 +173,11 @@ def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
         assert kept["methods"]["act"]["alpha"] == choice["methods.act.alpha"] and kept["data"]["fold"] == ""
     table = (root / f"l2+ast+act-{tiny.NETWORK}.md").read_text()
     assert "| ast | –, 2 failed |" in table and table.count("±") >= 2
-    (rebuilt,) = compared(json.loads((root / "l2+ast+act.json").read_text()))
+    known = json.loads((root / "l2+ast+act.json").read_text())
+    (rebuilt,) = compared(known)
+    searched = known["cross_validation"]
+    assert [c["name"] for c in searched] == [f"{tiny.NETWORK}-act-seed0", f"{tiny.NETWORK}-act-seed1"]
+    assert all(len(point["scores"]) == 2 for c in searched for point in c["points"])
     assert f"{tables.markdown(rebuilt).rstrip()}\n" == table
     _, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")
     assert "6 runs, 4 of them finished already" in said and "8 runs, 8 of them" in said
