@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from afa_jax.errors import UserError
 from afa_jax.files import write_json
@@ -17,6 +17,8 @@ from afa_jax.transfer.methods import METHODS
 from afa_jax.transfer.recipes import RECIPES
 
 FOLDER = "cross_validation"
+Choice = Mapping[str, Any]
+"""One recipe's `name`, `recipe`, what was `chosen`, and the `points` of the grid with their `scores`."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,16 @@ def trials(
     return made
 
 
-def choose(search: Search, tried: Sequence[Trial], progress: Progress, file: Path) -> Variant:
+def choose(search: Search, tried: Sequence[Trial], progress: Progress, file: Path) -> tuple[Variant, Choice]:
     """The recipe with the settings of the best mean over the folds; of equally good ones the smallest.
 
     A point of which a fold failed, for the loss blew up, is out.
 
     Args:
       file: where all points and the choice are kept.
+
+    Returns:
+      The recipe, and what is in the file.
 
     Raises:
       UserError: a fold failed at every point.
@@ -120,11 +125,26 @@ def choose(search: Search, tried: Sequence[Trial], progress: Progress, file: Pat
     points = [
         {"settings": dict(trial.point), "scores": trial.scores(progress), "folds": len(trial.jobs)} for trial in tried
     ]
-    write_json(file, {"recipe": best.variant.recipe, "chosen": dict(best.point), "points": points})
-    return replace(best.variant, settings={**best.variant.settings, "cross_validated": "+".join(search.names)})
+    kept = {"name": file.stem, "recipe": best.variant.recipe, "chosen": dict(best.point), "points": points}
+    write_json(file, kept)
+    return replace(best.variant, settings={**best.variant.settings, "cross_validated": "+".join(search.names)}), kept
 
 
 Run = Callable[[Sequence[Job]], Progress]
+
+
+class Settled(NamedTuple):
+    """What cross-validation has come to.
+
+    Attributes:
+      variants: with what was chosen, by network and seed.
+      choices: the points of each grid with their scores, and what was chosen.
+      faults: a sentence about each variant that could not be settled.
+    """
+
+    variants: dict[tuple[str, int], list[Variant]]
+    choices: list[Choice]
+    faults: list[str]
 
 
 def settled(
@@ -137,8 +157,8 @@ def settled(
     settings: Mapping[str, Any],
     root: Path,
     run: Run,
-) -> tuple[dict[tuple[str, int], list[Variant]], list[str]]:
-    """The variants with what was chosen, by network and seed, and a sentence about each that could not be settled.
+) -> Settled:
+    """Runs every point of the grid on all folds, and chooses.
 
     Args:
       seeds: for each of which is chosen, on its own labelled images.
@@ -153,13 +173,15 @@ def settled(
         for variant in variants
     }
     progress = run([job for tried in everything.values() for trial in tried for job in trial.jobs])
-    made: dict[tuple[str, int], list[Variant]] = {(network, seed): [] for network in networks for seed in seeds}
-    faults = []
+    settled = Settled({(network, seed): [] for network in networks for seed in seeds}, [], [])
     for (network, seed, variant), tried in everything.items():
         parts = (network, variant.recipe, variant.told, f"seed{seed}")
         file = root / FOLDER / f"{'-'.join(part for part in parts if part)}.json"
         try:
-            made[network, seed].append(choose(search, tried, progress, file) if tried else variant)
+            if tried:
+                variant, choice = choose(search, tried, progress, file)
+                settled.choices.append(choice)
+            settled.variants[network, seed].append(variant)
         except UserError as error:
-            faults.append(f"{network}, seed {seed}: {error}")
-    return made, faults
+            settled.faults.append(f"{network}, seed {seed}: {error}")
+    return settled

@@ -21,7 +21,7 @@ from afa_jax.report.rendering import to_csv, to_latex, to_markdown, to_text
 from afa_jax.report.runs import Run, read_runs, told_apart
 from afa_jax.settings import to_json
 from afa_jax.sweep import cross_validation, parameters
-from afa_jax.sweep.cross_validation import Search
+from afa_jax.sweep.cross_validation import Choice, Search
 from afa_jax.sweep.jobs import Job, plan
 from afa_jax.sweep.overview import overview
 from afa_jax.sweep.presets import Preset
@@ -69,15 +69,16 @@ def sweep(wanted: Sweep, output: Path, console: Console) -> list[str]:
         return _count_parameters(wanted, output, console)
     jobs: list[Job] = []
     faults: list[str] = []
+    choices: list[Choice] = []
     with ExitStack() as locks:
         for config, root in wanted.configs.items():
-            planned, problems = _plan(wanted, config, root, console, locks)
-            jobs, faults = jobs + planned, faults + problems
+            planned, chosen, problems = _plan(wanted, config, root, console, locks)
+            jobs, choices, faults = jobs + planned, choices + chosen, faults + problems
         # Seed by seed over all configs and networks, so that an early look sees every one of them.
         jobs.sort(key=lambda job: job.experiment.seed)
         progress = _run(wanted.preset.title, jobs, wanted.parallel, console)
         faults += [f"{workdir} failed: {fault}" for workdir, fault in progress.faults.items()]
-        return faults + _show(wanted, jobs, progress, output, console)
+        return faults + _show(wanted, jobs, progress, choices, output, console)
 
 
 def _run(title: str, jobs: Sequence[Job], parallel: int, console: Console) -> Progress:
@@ -85,8 +86,10 @@ def _run(title: str, jobs: Sequence[Job], parallel: int, console: Console) -> Pr
         return run_jobs(jobs, parallel=parallel, look=look)
 
 
-def _plan(wanted: Sweep, config: str, root: Path, console: Console, locks: ExitStack) -> tuple[list[Job], list[str]]:
-    """The runs of one config, whose settings are chosen first if that is wanted, and what failed at it."""
+def _plan(
+    wanted: Sweep, config: str, root: Path, console: Console, locks: ExitStack
+) -> tuple[list[Job], list[Choice], list[str]]:
+    """The runs of one config, whose settings are chosen first if that is wanted, the choices, and what failed."""
     common = dict(wanted.settings)
     own = read_experiment(config, [f"--config.{key}={value}" for key, value in common.items()])
     networks = list(dict.fromkeys(wanted.networks or (own.network, *wanted.preset.networks)))
@@ -99,8 +102,8 @@ def _plan(wanted: Sweep, config: str, root: Path, console: Console, locks: ExitS
     except BlockingIOError as error:
         raise UserError(f"Another sweep is at work in {root}: wait for it, or choose another --workdir.") from error
     if not wanted.search:
-        return jobs, []
-    choices, faults = cross_validation.settled(
+        return jobs, [], []
+    settled = cross_validation.settled(
         wanted.search,
         config,
         variants,
@@ -114,9 +117,9 @@ def _plan(wanted: Sweep, config: str, root: Path, console: Console, locks: ExitS
     jobs = []
     for network in networks:
         for seed in seeds:
-            chosen = choices.get((network, seed), choices[network, seeds[0]])
+            chosen = settled.variants.get((network, seed), settled.variants[network, seeds[0]])
             jobs += plan(config, chosen, networks=[network], seeds=[seed], settings=common, root=root)
-    return jobs, faults
+    return jobs, settled.choices, settled.faults
 
 
 def _check_weights(config: str, jobs: Sequence[Job]) -> None:
@@ -152,14 +155,21 @@ def _count_parameters(wanted: Sweep, output: Path, console: Console) -> list[str
     return []
 
 
-def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, console: Console) -> list[str]:
+def _show(
+    wanted: Sweep,
+    jobs: Sequence[Job],
+    progress: Progress,
+    choices: Sequence[Choice],
+    output: Path,
+    console: Console,
+) -> list[str]:
     runs, problems = read_runs(job.workdir for job in jobs if job.workdir in progress.summaries)
     if not runs:
         return [*problems, "No run is finished, so there is nothing to show."]
     failed = [_failed(job, runs[0]) for job in jobs if job.workdir in progress.faults]
     summaries = [{key: run.summary[key] for key in run.summary if key != "command"} for run in (*runs, *failed)]
-    known = {"runs": summaries, **({"cross_validation": _choices(wanted)} if wanted.search else {})}
-    _write(output / wanted.name, {"json": json.dumps(known, indent=2)})
+    known = json.dumps({"runs": summaries, "cross_validation": choices}, indent=2)
+    _write(output / wanted.name, {"json": known})
     for table in tables.compare(told_apart([*runs, *failed])):
         console.print(f"\n{tables.text(table)}", markup=False, soft_wrap=True, highlight=False)
         if "table" in wanted.preset.shows:
@@ -169,16 +179,6 @@ def _show(wanted: Sweep, jobs: Sequence[Job], progress: Progress, output: Path, 
         if kind.name in wanted.preset.shows:
             problems += _draw(kind, runs, output / wanted.name)
     return problems
-
-
-def _choices(wanted: Sweep) -> list[dict[str, Any]]:
-    """What was chosen and how each value scored, of the recipes of the sweep."""
-    files = [
-        file for root in wanted.configs.values() for file in sorted((root / cross_validation.FOLDER).glob("*.json"))
-    ]
-    found = [{"name": file.stem, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
-    recipes = {variant.recipe for variant in wanted.preset.variants}
-    return [choice for choice in found if choice["recipe"] in recipes]
 
 
 def _failed(job: Job, other: Run) -> Run:

@@ -102,10 +102,11 @@ def outcome(tried, scores):
 )
 def test_the_best_mean_is_chosen_and_written_down(scores, best, tmp_path):
     tried = made(tmp_path)
-    variant = choose(Search(("alpha",)), tried, outcome(tried, scores), tmp_path / "choice.json")
+    variant, told = choose(Search(("alpha",)), tried, outcome(tried, scores), tmp_path / "choice.json")
     point = {"methods.ast.alpha": best, "methods.act.alpha": best}
     assert variant.settings == {**point, "cross_validated": "alpha"}
     kept = json.loads((tmp_path / "choice.json").read_text())
+    assert kept == told and kept["name"] == "choice"
     assert kept["chosen"] == point and kept["recipe"] == "afa"
     assert [point["scores"] for point in kept["points"]] == [
         pytest.approx([100 * v for v in values if v is not None]) for values in scores
@@ -123,12 +124,13 @@ def test_a_recipe_that_fails_everywhere_is_told_and_the_others_go_on(tmp_path):
         return progress
 
     variants = [Variant("ast"), Variant("act"), Variant("dfa"), Variant("l2")]
-    found, faults = settled(
+    found = settled(
         Search(), QUICKSTART, variants, networks=["resnet10_small"], seeds=[0], settings={}, root=tmp_path, run=run
     )
     chosen = Variant("act", {"methods.act.alpha": 1e-4, "cross_validated": "alpha"})
-    assert found == {("resnet10_small", 0): [chosen, Variant("l2")]}
-    assert faults == [
+    assert found.variants == {("resnet10_small", 0): [chosen, Variant("l2")]}
+    assert [choice["name"] for choice in found.choices] == ["resnet10_small-act-seed0"]
+    assert found.faults == [
         f"resnet10_small, seed 0: Cross-validation of {name} failed at every point of its grid: "
         f"The loss of {name} blew up."
         for name in ("ast", "dfa")
