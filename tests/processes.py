@@ -22,8 +22,8 @@ def start(config, workdir, *flags, devices=1, largest_file=None, sabotage=""):
     """The command of a run; what it says goes to `<workdir>.said`, or that of process k to `….said<k>`."""
     program = ("-c", f"import sys\nfrom afa_jax.main import main\n{sabotage}\nsys.exit(main(sys.argv))")
     number = next((flag.split("=")[1] for flag in flags if flag.startswith("--process_id=")), "")
-    # What the process says goes through a pipe: the limit would hold for that file too.
-    shell = 'set -o pipefail; (ulimit -f $0; exec "$@") 2>&1 | cat'
+    # What the process says goes through another, which began before the limit: it would hold for that file too.
+    shell = 'exec > >(cat) 2>&1; ulimit -f $0; exec "$@"'
     limit = ("bash", "-c", shell, str(largest_file // 1024)) if largest_file else ()
     with Path(f"{workdir}.said{number}").open("w") as said:
         return subprocess.Popen(

@@ -48,7 +48,7 @@ def test_a_search_is_shown_by_value_with_its_choice():
     import publish_comparison
 
     def point(scores, **settings):
-        return {"settings": settings, "scores": scores, "folds": 2}
+        return {"settings": {f"{key}.alpha": value for key, value in settings.items()}, "scores": scores, "folds": 2}
 
     afa = [point([40.0, 41.0], ast=0.1, act=0.1), point([50.0, 53.0], ast=1.0, act=1.0)]
     act = [point([60.0, 60.0], act=0.1), point([70.0], act=1.0), point([10.0, 20.0], act=10.0)]
@@ -56,11 +56,12 @@ def test_a_search_is_shown_by_value_with_its_choice():
         {
             "table": [["what"], ["this"]],
             "cross_validation": [
-                {"name": "net-afa-seed0", "chosen": {"ast": 1.0, "act": 1.0}, "points": afa},
-                {"name": "net-act-seed0", "chosen": {"act": 0.1}, "points": act},
+                {"name": "net-afa-seed0", "chosen": afa[1]["settings"], "points": afa},
+                {"name": "net-act-seed0", "chosen": act[0]["settings"], "points": act},
             ],
         }
     )
+    assert table.splitlines()[-4] == "|  | alpha 0.1 | alpha 1 | alpha 10 |"
     assert table.splitlines()[-2:] == [
         "| net-afa-seed0 | 40.5 | 51.5 ← | – |",
         "| net-act-seed0 | 60.0 ← | failed | 15.0 |",

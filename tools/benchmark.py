@@ -297,7 +297,7 @@ def main(argv: list[str]) -> int:
     five.add_argument("--networks", default="mobilenet_v2,resnet50", help="joined by commas")
     five.add_argument("--batch", type=int, default=16)
     six = command("starts", _starts, "from the command to the first step, and to the end of two stages")
-    six.add_argument("--network", choices=zoo.NETWORKS, default="resnet101")
+    six.add_argument("--network", choices=starts.NETWORKS, default="resnet101")
     six.add_argument("--before", type=Path, help="another checkout of this repository, measured in turn")
     for each in (one, two, three, four, five, six):
         each.add_argument("--repeats", type=int, default=3)

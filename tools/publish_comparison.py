@@ -50,7 +50,8 @@ def _searched(choices: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
 
     def told(settings: Mapping[str, float]) -> str:
-        return ", ".join(f"{value:g}" for value in dict.fromkeys(settings.values()))
+        parts = [(key.rsplit(".", 1)[-1], value) for key, value in settings.items()]
+        return ", ".join(f"{name} {value:g}" for name, value in dict.fromkeys(parts))
 
     def score(point: Mapping[str, Any], chosen: Mapping[str, float]) -> str:
         if len(point["scores"]) < point["folds"]:

@@ -1,6 +1,7 @@
 """How long it takes until something happens, for `tools/benchmark.py starts`."""
 
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ from afa_jax.models import weights, zoo
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ("--config.recipe=ast", "--config.seeds=1")
-# Steps on small images: programs take as long to compile as for large ones.
+# Those that take images of 64 pixels: programs take as long to compile as for large ones.
+NETWORKS = ("resnet10_small", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
 TWO_STAGES = """
 from afa_jax.config import default
 
@@ -29,16 +31,16 @@ def get_config():
     config.data.name, config.data.per_class = "digits", 2
     config.data.image_size, config.data.resize = 64, 72
     config.recipe, config.convention = "afa", "normalised"
-    config.batch_size, config.steps, config.learning_rate = 4, 2, 1e-6
+    config.batch_size, config.steps, config.learning_rate = {batch}, 2, 1e-6
     return config
 """
 
 
 def starts(network: str, repeats: int, before: Path | None = None) -> dict[str, Any]:
-    """Seconds of each start, with nothing compiled yet and again.
+    """Seconds of each start, with nothing compiled yet (and, for the two stages, no image decoded) and again.
 
     Args:
-      network: whose two stages, of two steps each, are run to their end.
+      network: one of `NETWORKS`, whose two stages, of two steps each, are run to their end.
       repeats: of the starts with what has been compiled, whose median is told.
       before: another checkout of the package, measured in turn.
 
@@ -53,7 +55,7 @@ def starts(network: str, repeats: int, before: Path | None = None) -> dict[str, 
         config = Path(folder) / "two_stages.py"
         saved = Path(folder) / "source"
         weights.save(saved, network, zoo.initialise(zoo.create(network, 1000), jax.random.key(0), 64))
-        config.write_text(TWO_STAGES.format(network=network, weights=str(saved)))
+        config.write_text(TWO_STAGES.format(network=network, weights=str(saved), batch=4 * jax.device_count()))
         quickstart = ("--config", str(ROOT / "configs" / "quickstart.py"), *QUICKSTART)
         for name, tree in trees.items():  # the source network is trained once
             _run(tree, caches[name], (*quickstart, "--config.steps=1"))
@@ -91,24 +93,28 @@ def _cells(row: dict[str, Any], trees: dict[str, Path]) -> list[str]:
 def _run(tree: Path, cache: Path, arguments: Sequence[str], until_first_line: bool = False) -> float:
     """Seconds until the process ends, or until its journal has a line, after which it is stopped."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    with TemporaryDirectory() as workdir:
-        own = [] if "--help" in arguments else [f"--workdir={workdir}/run", "--config.log_every=1"]
-        journal = Path(workdir) / "run" / "metrics.jsonl"
+    command = [sys.executable, "-m", "afa_jax.main", *arguments]
+    with TemporaryDirectory() as folder, TemporaryFile("w+") as errors:
+        own = [] if "--help" in arguments else [f"--workdir={folder}/run", "--config.log_every=1"]
+        journal = Path(folder) / "run" / "metrics.jsonl"
         begun = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "afa_jax.main", *arguments, *own],
+            [*command, *own],
             cwd=tree,
             env={**environment, "AFA_JAX_CACHE": str(cache)},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=errors,
         )
-        while process.poll() is None and not (until_first_line and journal.exists() and journal.stat().st_size):
-            time.sleep(0.01)
-        seconds = time.perf_counter() - begun
-        if (status := process.poll()) is None:
+        try:
+            while process.poll() is None and not (until_first_line and journal.exists() and journal.stat().st_size):
+                time.sleep(0.01)
+            seconds = time.perf_counter() - begun
+            status = process.poll()
+        finally:
             process.kill()
-        errors = process.communicate()[1]
+            process.wait()
         if status:
-            raise UserError((errors.strip().splitlines() or ["it ended"])[-1][:200])
+            errors.seek(0)
+            said = (errors.read().strip().splitlines() or ["it ended"])[-1][:200]
+            raise UserError(f"{shlex.join(command[1:])} in {tree} failed: {said}")
     return seconds

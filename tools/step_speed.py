@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from hashlib import sha256
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def lower(w: Work) -> Any:
     return step.lower(w.state, w.frozen, Devices().spread(w.batch))
 
 
-def ours(w: Work) -> tuple[Calls, dict[str, float]]:
+def ours(w: Work) -> tuple[Calls, dict[str, Any]]:
     """A compiled step and an evaluation on a batch that comes from the host, and what is known of the program."""
     begun = time.perf_counter()
     lowered = lower(w)
@@ -116,6 +117,7 @@ def ours(w: Work) -> tuple[Calls, dict[str, float]]:
         "trace": traced - begun,
         "compile": compiled - traced,
         "first_step": done - compiled,
+        "program": sha256(f"{lowered.as_text()}{compilation.compiler_options()}".encode()).hexdigest(),
         "flops": lowered.cost_analysis()["flops"],
         "bytes": program.cost_analysis()["bytes accessed"],
         "memory_bytes": memory_analysis.temp_size_in_bytes + memory_analysis.argument_size_in_bytes,
@@ -135,16 +137,16 @@ def theirs(network: str, method: str, w: Work, variant: str) -> Calls:
     return calls
 
 
-def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
+def serve(network: str, method: str, batch: int, variant: str | None, modules: int) -> None:
     """Tells what is known of the step, then does what every line that comes in names, and tells its seconds.
 
     Args:
-      variant: one of PyTorch's, ours, or ours without a change (`changes.CHANGES`).
+      variant: of PyTorch's step; none for ours.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     w = work(network, method, batch, modules)
-    calls, facts = (theirs(network, method, w, variant), {}) if variant in torch_variants() else ours(w)
+    calls, facts = (theirs(network, method, w, variant), {}) if variant else ours(w)
     print(json.dumps(facts), file=answers)
     for line in sys.stdin:
         begun = time.perf_counter()
@@ -155,7 +157,10 @@ def serve(network: str, method: str, batch: int, variant: str, modules: int) -> 
 class Server:
     """A step in a process of its own, so that neither library has the other's memory and threads in its way.
 
-    All keep the memory that they have freed, as `python -m afa_jax.main` does.
+    All but one keep the memory that they have freed, as `python -m afa_jax.main` does.
+
+    Args:
+      variant: ours, ours without a change (`changes.CHANGES`, of which one is that memory), or one of PyTorch's.
 
     Raises:
       UserError: it does not run.
@@ -381,7 +386,8 @@ def _line(row: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     import changes
 
-    changes.undo(sys.argv[4])
-    if sys.argv[4] != changes.MEMORY:
+    _, chosen, kind, images, wanted, count = sys.argv
+    if wanted != changes.MEMORY:
         memory.keep_freed()
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    changes.undo(wanted)
+    serve(chosen, kind, int(images), None if wanted in (OURS, *changes.CHANGES) else wanted, int(count))

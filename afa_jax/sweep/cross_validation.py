@@ -125,7 +125,12 @@ def choose(search: Search, tried: Sequence[Trial], progress: Progress, file: Pat
     points = [
         {"settings": dict(trial.point), "scores": trial.scores(progress), "folds": len(trial.jobs)} for trial in tried
     ]
-    kept = {"name": file.stem, "recipe": best.variant.recipe, "chosen": dict(best.point), "points": points}
+    kept = {
+        "name": f"{file.parents[1].name}/{file.stem}",
+        "recipe": best.variant.recipe,
+        "chosen": dict(best.point),
+        "points": points,
+    }
     write_json(file, kept)
     return replace(best.variant, settings={**best.variant.settings, "cross_validated": "+".join(search.names)}), kept
 
@@ -173,15 +178,15 @@ def settled(
         for variant in variants
     }
     progress = run([job for tried in everything.values() for trial in tried for job in trial.jobs])
-    settled = Settled({(network, seed): [] for network in networks for seed in seeds}, [], [])
+    made = Settled({(network, seed): [] for network in networks for seed in seeds}, [], [])
     for (network, seed, variant), tried in everything.items():
         parts = (network, variant.recipe, variant.told, f"seed{seed}")
         file = root / FOLDER / f"{'-'.join(part for part in parts if part)}.json"
         try:
             if tried:
                 variant, choice = choose(search, tried, progress, file)
-                settled.choices.append(choice)
-            settled.variants[network, seed].append(variant)
+                made.choices.append(choice)
+            made.variants[network, seed].append(variant)
         except UserError as error:
-            settled.faults.append(f"{network}, seed {seed}: {error}")
-    return settled
+            made.faults.append(f"{network}, seed {seed}: {error}")
+    return made

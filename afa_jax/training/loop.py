@@ -165,7 +165,7 @@ def _all_finite(x: jax.Array) -> jax.Array:
 def _fault(state: TrainState) -> float:
     """0 where every number of the state is finite, else NaN."""
     checks = [_all_finite(leaf) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return 0.0 if all(map(bool, checks)) else math.nan
+    return 0.0 if all(jax.device_get(checks)) else math.nan
 
 
 def _finite(stage: Stage, step: int, values: Mapping[str, float], where: str = "in training") -> dict[str, float]:

@@ -105,7 +105,9 @@ def _watch_teacher(task: Task, frozen: Frozen, split: Split, batch_size: int = 6
     """The teacher's outputs for the centre crop of every image, once and in order."""
     assert frozen.teacher is not None
     run = _compile_teacher(task.teacher, task.preprocess, task.stage.taps)
-    teacher = jax.device_put(frozen.teacher, jax.local_devices()[0])  # from wherever it comes, one program serves it
+    # From wherever it comes, one program serves it: where `Devices.local` puts arrays.
+    first = min(jax.local_devices(), key=lambda device: device.id)
+    teacher = jax.device_put(frozen.teacher, first)
     for batch in test_batches(split, min(batch_size, len(split))):
         count = int(batch["mask"].sum())  # the last batch is filled up
         outputs = run(teacher, batch["image"])

@@ -24,7 +24,7 @@ from afa_jax.training.objective import (
 )
 from afa_jax.training.optimizer import make_optimizer, schedule
 from afa_jax.transfer.method import Context, Frozen, Need, Start
-from afa_jax.types import Batch, PyTree
+from afa_jax.types import Batch, Outputs, PyTree
 
 Metrics = Mapping[str, Array]
 Step = Callable[["TrainState", Frozen, Batch], tuple["TrainState", Metrics]]
@@ -53,10 +53,15 @@ def init_state(task: Task, variables: Mapping[str, PyTree], frozen: Frozen, imag
     Args:
       images: at least one training image, for the shapes of the features.
     """
-    outputs = jax.eval_shape(lambda *given: teach(task, *given), frozen, jax.eval_shape(task.preprocess.test, images))
-    features = {tap: jnp.zeros(f.shape, f.dtype) for tap, f in outputs.features.items()} if outputs else {}
+    outputs = _watch.eval_shape(task, frozen, images)
+    features = {tap: jnp.zeros((1, *f.shape[1:]), f.dtype) for tap, f in outputs.features.items()} if outputs else {}
     source_head = trees.get(frozen.teacher["params"], task.anatomy.head) if frozen.teacher else {}
     return _first_state(task, dict(variables), Start(features, source_head), key)
+
+
+@partial(jax.jit, static_argnums=0)  # which remembers the shapes; it is never run
+def _watch(task: Task, frozen: Frozen, images: Array) -> Outputs | None:
+    return teach(task, frozen, task.preprocess.test(images))
 
 
 @partial(jax.jit, static_argnums=0)  # one program in place of one for each array

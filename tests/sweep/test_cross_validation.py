@@ -102,11 +102,12 @@ def outcome(tried, scores):
 )
 def test_the_best_mean_is_chosen_and_written_down(scores, best, tmp_path):
     tried = made(tmp_path)
-    variant, told = choose(Search(("alpha",)), tried, outcome(tried, scores), tmp_path / "choice.json")
+    file = tmp_path / "a" / "cross_validation" / "choice.json"
+    variant, told = choose(Search(("alpha",)), tried, outcome(tried, scores), file)
     point = {"methods.ast.alpha": best, "methods.act.alpha": best}
     assert variant.settings == {**point, "cross_validated": "alpha"}
-    kept = json.loads((tmp_path / "choice.json").read_text())
-    assert kept == told and kept["name"] == "choice"
+    kept = json.loads(file.read_text())
+    assert kept == told and kept["name"] == "a/choice"
     assert kept["chosen"] == point and kept["recipe"] == "afa"
     assert [point["scores"] for point in kept["points"]] == [
         pytest.approx([100 * v for v in values if v is not None]) for values in scores
@@ -129,7 +130,7 @@ def test_a_recipe_that_fails_everywhere_is_told_and_the_others_go_on(tmp_path):
     )
     chosen = Variant("act", {"methods.act.alpha": 1e-4, "cross_validated": "alpha"})
     assert found.variants == {("resnet10_small", 0): [chosen, Variant("l2")]}
-    assert [choice["name"] for choice in found.choices] == ["resnet10_small-act-seed0"]
+    assert [choice["name"] for choice in found.choices] == [f"{tmp_path.name}/resnet10_small-act-seed0"]
     assert found.faults == [
         f"resnet10_small, seed 0: Cross-validation of {name} failed at every point of its grid: "
         f"The loss of {name} blew up."

@@ -176,7 +176,7 @@ def test_a_table_from_alpha_chosen_on_the_training_images(tmp_path):
     known = json.loads((root / "l2+ast+act.json").read_text())
     (rebuilt,) = compared(known)
     searched = known["cross_validation"]
-    assert [c["name"] for c in searched] == [f"{tiny.NETWORK}-act-seed0", f"{tiny.NETWORK}-act-seed1"]
+    assert [c["name"] for c in searched] == [f"runs/{tiny.NETWORK}-act-seed{k}" for k in (0, 1)]
     assert all(len(point["scores"]) == 2 for c in searched for point in c["points"])
     assert f"{tables.markdown(rebuilt).rstrip()}\n" == table
     _, said = run(tmp_path, *given, "--config.methods.ast.alpha=1e12")

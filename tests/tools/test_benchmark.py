@@ -18,6 +18,9 @@ import growth
 import publish_comparison
 import step_speed
 
+from afa_jax import compilation
+from afa_jax.models import zoo
+
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
@@ -143,8 +146,10 @@ def test_each_change_is_measured_with_and_without(results, capsys):
     assert benchmark.main(["changes", "--networks", "resnet10_small", "--batch", "2", "--repeats", "1"]) == 0
     rows = json.loads((results / "changes_cpu.json").read_text())["rows"]
     assert [row["change"] for row in rows] == list(changes.CHANGES)
+    measured = [row["change"] for row in rows if row["resnet10_small"]]
+    assert measured == ["1×1 convolutions", "BatchNorm", "XLA's options", "kept memory"]  # it has none of the others
     assert all(len(times) == 1 for row in rows for times in row["resnet10_small"].values())
-    assert capsys.readouterr().out.count("in place of") == 2 * len(rows)
+    assert capsys.readouterr().out.count("in place of") == 2 * len(measured)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +164,41 @@ def test_each_change_is_measured_with_and_without(results, capsys):
 def test_what_takes_the_place_of_a_change_computes_the_same(change, call):
     module, name, theirs = changes.OWN[change]
     np.testing.assert_allclose(call(getattr(module, name)), call(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "network"),
+    {
+        "depthwise convolutions": "mobilenet_v2",
+        "1×1 convolutions": "resnet18",
+        "max-pooling": "resnet18",
+        "BatchNorm": "resnet10_small",
+    }.items(),
+)
+def test_a_change_that_is_undone_is_gone_from_the_program(change, network, monkeypatch):
+    def program():
+        model = zoo.create(network, 10)
+        return str(jax.make_jaxpr(lambda key: model.init_with_output(key, normal(2, 32, 32, 3), train=True))(KEY))
+
+    with_it = program()
+    assert changes.OWN.keys() == {*changes.CHANGES} - {changes.MEMORY} and program() == with_it
+    module, name, _ = changes.OWN[change]
+    monkeypatch.setattr(module, name, getattr(module, name))  # to be put back
+    changes.undo(change)
+    assert program() != with_it
+
+
+def test_xlas_own_options_take_the_place_of_ours(monkeypatch):
+    monkeypatch.setattr(compilation, "compiler_options", compilation.compiler_options)
+    assert compilation.compiler_options()
+    changes.undo("XLA's options")
+    given = []
+    monkeypatch.setattr(jax, "jit", lambda function, **options: given.append(options))
+    compilation.jit(normal)
+    assert given == [{"compiler_options": None}]
+
+
+KEY = jax.random.key(0)
 
 
 def normal(*shape):

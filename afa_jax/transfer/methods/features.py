@@ -119,7 +119,7 @@ def fixed_channel(context: Context) -> dict[str, Array]:
 
 
 def _modules(module: nn.Module) -> Callable[[Array, Start], PyTree]:
-    """One attentive module a tap, as wide as the teacher's features."""
+    """One attentive module a tap, sized by the teacher's features."""
 
     def init(key: Array, start: Start) -> PyTree:
         keys = dict(zip(start.features, jax.random.split(key, len(start.features)), strict=True))
