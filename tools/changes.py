@@ -54,16 +54,19 @@ def changes(networks: Sequence[str], batch: int, repeats: int) -> dict[str, Any]
 
     A change that makes no difference to a network's program on this device is not measured there.
     """
-    rows = [{"change": change, **{n: _compare(n, change, batch, repeats) for n in networks}} for change in CHANGES]
+    measured = {network: _measure(network, batch, repeats) for network in networks}
+    rows = [{"change": change, **{n: measured[n][change] for n in networks}} for change in CHANGES]
     cells = [[row["change"], *(_cell(row[network]) for network in networks)] for row in rows]
     return {"batch": batch, "rows": rows, "table": [[f"`ast`, batch {batch}, without", *networks], *cells]}
 
 
-def _compare(network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
-    with (
-        closing(step_speed.Server(network, "ast", batch, step_speed.OURS)) as whole,
-        closing(step_speed.Server(network, "ast", batch, change)) as without,
-    ):
+def _measure(network: str, batch: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    with closing(step_speed.Server(network, "ast", batch, step_speed.OURS)) as whole:
+        return {change: _compare(whole, network, change, batch, repeats) for change in CHANGES}
+
+
+def _compare(whole: step_speed.Server, network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
+    with closing(step_speed.Server(network, "ast", batch, change)) as without:
         if change != MEMORY and whole.facts["program"] == without.facts["program"]:
             return {}
         pairs = [(whole.seconds(), without.seconds()) for _ in range(repeats)]
