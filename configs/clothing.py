@@ -3,9 +3,10 @@
     python tools/sweep.py --config configs/clothing.py --recipes l2,l2_fe,l2_sp,delta,dfa,ast,act,afa --jobs 2 \
         --cross_validate alpha --grid 0.01,0.1,1,10,100 --folds 2
 
-One recipe by itself: `python -m afa_jax.main --config configs/clothing.py --config.recipe=ast`, five seeds. The photos:
-`git clone --depth 1 https://github.com/alexeygrigorev/clothing-dataset-small photos`; the test images are
-those of `photos/test`. Other numbers of labelled images: `--config.data.per_class=5 --config.steps=38`, or 50 and 375.
+What came of it: docs/evidence.md. One recipe by itself: `python -m afa_jax.main --config configs/clothing.py
+--config.recipe=ast`, five seeds. The photos: `git clone --depth 1
+https://github.com/alexeygrigorev/clothing-dataset-small photos`; the test images are those of `photos/test`. Other
+numbers of labelled images: `--config.data.per_class=5 --config.steps=38`, or 50 and 375.
 
 The papers' protocol in small: a rate of 0.01 that is divided by ten after two thirds of a stage, momentum 0.9, the last
 step counts. They see each labelled image 48 times (Caltech-256-60: 9,000 steps of 64 over 12,000 images); here it is 24
