@@ -5,6 +5,7 @@
     python tools/benchmark.py step --networks resnet50     # the training step against PyTorch and against the machine
     python tools/benchmark.py growth                       # how cost grows with batch, modules, devices and images
     python tools/benchmark.py changes                      # the step without each of the changes that made it faster
+    python tools/benchmark.py profile                      # where the time of a step goes
     python tools/benchmark.py starts                       # from the command to the first step
 
 `delta` leaves out a share of each tap's filters, on one batch at the network's own size, and works out the time of all
@@ -23,7 +24,7 @@ with the number of images. Writes docs/results/growth_<cpu or gpu>.json.
 
 `changes` makes steps in turn with and without one of the changes that docs/speed.md lists. `starts` measures the
 command from its beginning: `--help`, the quickstart's first step, two whole stages; with nothing compiled, and again.
-They write docs/results/changes_<cpu or gpu>.json and starts_<cpu or gpu>.json.
+`profile` traces one step. They write docs/results/changes_<cpu or gpu>.json, starts_… and profile_….
 
 `step` makes whole training steps on random images, as a run does, and in turn with them steps in PyTorch that do the
 same work: eager, channels-last, bfloat16 autocast and compiled, where they run (`pip install torch torchvision`). It
@@ -53,6 +54,7 @@ import numpy as np
 import optax
 import publish_comparison
 import starts
+import step_profile
 import step_speed
 from flax.core import FrozenDict
 from jax import Array
@@ -265,6 +267,10 @@ def _starts(options: argparse.Namespace) -> dict[str, Any]:
     return starts.starts(options.network, options.repeats, options.before)
 
 
+def _profile(options: argparse.Namespace) -> dict[str, Any]:
+    return step_profile.profile(options.network, options.method, options.batch)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="what", required=True)
@@ -299,6 +305,10 @@ def main(argv: list[str]) -> int:
     six = command("starts", _starts, "from the command to the first step, and to the end of two stages")
     six.add_argument("--network", choices=starts.NETWORKS, default="resnet101")
     six.add_argument("--before", type=Path, help="another checkout of this repository, measured in turn")
+    seven = command("profile", _profile, "where the time of a step goes")
+    seven.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
+    seven.add_argument("--method", choices=METHODS, default="ast")
+    seven.add_argument("--batch", type=int, default=16)
     for each in (one, two, three, four, five, six):
         each.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)

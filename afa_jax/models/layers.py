@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from afa_jax.compilation import on_cpu
-from afa_jax.models.convolution import convolve, largest_of_shifts
+from afa_jax.models.convolution import convolve, depthwise, largest_of_shifts
 from afa_jax.models.normalization import BatchNorm
 
 EPSILON = 1e-5
@@ -78,6 +78,9 @@ def max_pool(x: Array, *, padding: int = 1) -> Array:
 
 def avg_pool(x: Array, size: int, stride: int, padding: int) -> Array:
     """The mean of size×size positions, the zeros of the padding counted, as PyTorch does."""
+    if on_cpu():
+        kernel = jnp.full((size, size, 1, x.shape[-1]), 1 / size**2, x.dtype)
+        return depthwise(x, kernel, (stride, stride), _padding(padding))
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=_padding(padding))
 
 

@@ -16,6 +16,7 @@ import benchmark
 import changes
 import growth
 import publish_comparison
+import step_profile
 import step_speed
 
 from afa_jax import compilation
@@ -203,6 +204,31 @@ KEY = jax.random.key(0)
 
 def normal(*shape):
     return jax.random.normal(jax.random.key(sum(shape)), shape)
+
+
+def test_a_profile_tells_each_kind_of_operation_apart():
+    def event(name, seconds, **args):
+        return {"name": name, "ph": "X", "dur": 1e6 * seconds, "args": args}
+
+    origins = {"sum.1": "a/sum", "sum.2": "b/sum", "dot.7": "c/dot", "max": "d/max", "tiny.1": ""}
+    events = [event("sum.1", 1), event("sum.2", 2), event("dot.7", 9), event("kernel", 3, hlo_op="max")]
+    events += [event("tiny.1", 0.01), event("python", 50), {"name": "max", "ph": "M"}]
+    rows = step_profile._rows(events, origins, whole=10.0)
+    assert [(row["kind"], round(row["seconds"], 3), row["mostly"]) for row in rows] == [
+        ("convolutions and products", 3.99, ""),
+        ("`sum`", 3.0, "b/sum"),
+        ("`max`", 3.0, "d/max"),
+        ("others", 0.01, ""),
+    ]
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+
+
+def test_a_step_is_profiled(results, capsys):
+    assert benchmark.main(["profile", "--network", "resnet10_small", "--batch", "2"]) == 0
+    result = json.loads((results / "profile_cpu.json").read_text())
+    assert sum(row["seconds"] for row in result["rows"]) == pytest.approx(result["seconds"])
+    assert any("reduce_sum" in row["mostly"] for row in result["rows"])  # of BatchNorm
+    assert "| convolutions and products |" in capsys.readouterr().out
 
 
 def test_starts_of_what_is_no_checkout_are_refused(tmp_path, capsys):
