@@ -49,6 +49,7 @@ def page(tmp_path_factory):
     here.undo()
 
 
+@pytest.mark.slow
 def test_the_page_runs(page):
     result, vit = page["result"], page["vit"]
     np.testing.assert_allclose(page["probabilities"].sum(1), 1)
@@ -63,6 +64,7 @@ def test_the_page_runs(page):
     assert "resnet10_small" in both and "small_vit" in both
 
 
+@pytest.mark.slow
 def test_called_again_it_finds_the_finished_run(page, monkeypatch):
     monkeypatch.setattr("afa_jax.experiment.Run.train", None)
     again = afa_jax.finetune(
@@ -76,6 +78,7 @@ def test_called_again_it_finds_the_finished_run(page, monkeypatch):
     assert again.workdir == page["vit"].workdir and again.top1 == page["vit"].top1
 
 
+@pytest.mark.slow
 def test_tokens_are_maps_of_positions_in_a_row(page):
     vit, images = page["vit"].model, jnp.ones((2, 16, 16, 3))
     tokens = zoo.forward(vit.module, vit.variables, images, taps=("block1",)).features["block1"]
@@ -86,6 +89,7 @@ def test_tokens_are_maps_of_positions_in_a_row(page):
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_files_of_ones_own_network(page):
     folder = page["vit"].workdir.with_name("own")
     page["export"](page["reopen"](page["vit"].workdir), folder)

@@ -111,7 +111,8 @@ def test_a_step_that_cannot_be_measured_is_refused(capsys):
     assert "cannot be run as 'lazy'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["ast", pytest.param("delta", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ast", "delta"])
 def test_steps_are_made_and_measured(method, results, monkeypatch, capsys):
     """In processes of their own, on a network that PyTorch's side does not have."""
     monkeypatch.setattr(step_speed, "peaks", lambda: {"flops": 1e12, "bytes": 1e12})

@@ -53,6 +53,7 @@ def one(tmp_path_factory):
     return read_metrics(folder / "run" / "metrics.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_afa_has_the_same_curve_and_result_on_eight_devices_as_on_one(runs, one, wrapper):
     found = runs[wrapper]
