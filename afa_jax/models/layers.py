@@ -79,7 +79,8 @@ def max_pool(x: Array, *, padding: int = 1) -> Array:
 def avg_pool(x: Array, size: int, stride: int, padding: int) -> Array:
     """The mean of size×size positions, the zeros of the padding counted, as PyTorch does."""
     if on_cpu():
-        kernel = jnp.full((size, size, 1, x.shape[-1]), 1 / size**2, x.dtype)
+        exact = jnp.promote_types(x.dtype, jnp.float32)  # a ninth is none in bfloat16
+        kernel = jnp.full((size, size, 1, x.shape[-1]), 1 / size**2, exact)
         return depthwise(x, kernel, (stride, stride), _padding(padding))
     return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=_padding(padding))
 

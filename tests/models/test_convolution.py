@@ -85,6 +85,24 @@ def test_the_maximum_of_nan_is_nan(place):
     np.testing.assert_array_equal(found, windows)
 
 
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (5, 3, 0)])
+def test_the_mean_and_its_gradient_equal_xlas(size, stride, padding, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 11, 11, 3))
+    both = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(layers, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
+        both.append(jax.value_and_grad(lambda x: (layers.avg_pool(x, size, stride, padding) ** 3).sum())(x))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *both)
+
+
+def test_the_mean_in_bfloat16_is_rounded_but_not_shifted():
+    """A ninth in bfloat16 is too large by a five-hundredth."""
+    x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 64), jnp.bfloat16, 1, 2)
+    mean, right = (layers.avg_pool(x.astype(dtype), 3, 1, 0) for dtype in (jnp.bfloat16, jnp.float32))
+    assert mean.dtype == jnp.bfloat16
+    assert abs((mean / right).mean() - 1) < 5e-4
+
+
 def test_depthwise_sums_bfloat16_in_float32():
     x, kernel = arrays((2, 9, 9, 4), (3, 3, 1, 4), jnp.bfloat16)
     run = partial(convolution.depthwise, strides=(1, 1), padding=((1, 1), (1, 1)))
