@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from afa_jax.main import parse
 from afa_jax.transfer.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOUR = ("delta", "dfa", "ast", "afa")
 sys.path.insert(0, str(ROOT / "tools"))
 
 
@@ -42,6 +45,21 @@ def test_the_table_is_rebuilt_from_the_repository():
     # Chance is 10 %; and with a source network every recipe does better than without.
     means = {r: sum(run["last_top1"] for run in runs if run["recipe"] == r) / 3 for r in ("scratch", "l2", "afa")}
     assert means["afa"] > 0.8 and min(means["l2"], means["afa"]) > means["scratch"]
+
+
+def test_what_the_evidence_says_is_in_its_file():
+    runs = json.loads((ROOT / "docs" / "results" / "clothing.json").read_text())["runs"]
+    top1 = {r: np.array([run["last_top1"] for run in runs if run["recipe"] == r]) * 100 for r in ("l2", "l2_fe", *FOUR)}
+
+    def p(one, other):
+        return ttest_ind(top1[one], top1[other], equal_var=False).pvalue
+
+    assert all(12 <= round(top1[name].mean() - top1["l2"].mean(), 1) < 13.5 and p(name, "l2") < 0.004 for name in FOUR)
+    assert all(4 < top1[name].mean() - top1["l2_fe"].mean() < 6 for name in FOUR)
+    assert [round(p(name, "l2_fe"), 3) for name in FOUR] == [0.002, 0.009, 0.042, 0.133]
+    assert max(top1[name].mean() for name in FOUR) - min(top1[name].mean() for name in FOUR) < 1.25
+    behind = np.array([run["last_top1"] for run in runs if run["recipe"] == "afa"]) * 100 - top1["ast"]
+    assert [round(float(x), 1) for x in (behind.min(), behind.max(), behind.mean())] == [-7.3, 2.4, -1.2]
 
 
 def test_a_search_is_shown_by_value_with_its_choice():
