@@ -29,11 +29,16 @@ def _max_pool(x: Array, side: int, stride: int, padding: int) -> Array:
     return nn.max_pool(x, (side, side), strides=(stride, stride), padding=pads)
 
 
+def _plain(x: Array, kernel: Array, padding: Any) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 MEMORY = "kept memory"
 # By name, what is put in the place of what: the library's own. (The slice that a strided 1×1 convolution reads stays.)
 OWN: dict[str, tuple[Any, str, Any]] = {
     "depthwise convolutions": (convolution, "depthwise", _depthwise),
     "1×1 convolutions": (convolution, "_product", _product),
+    "3×3 convolutions": (convolution, "winograd", _plain),
     "max-pooling": (layers, "largest_of_shifts", _max_pool),
     "BatchNorm": (layers, "BatchNorm", partial(nn.BatchNorm, use_fast_variance=False)),
     "XLA's options": (compilation, "compiler_options", lambda: None),

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from afa_jax.compilation import on_cpu
+from afa_jax.models.winograd import pays, winograd
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -37,6 +38,10 @@ def convolve(
             return depthwise(x, kernel, _pair(strides), (_pair(padding[0]), _pair(padding[1])))
         if feature_group_count == 1 and kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
             return _product(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+        if feature_group_count == 1 and _pair(strides) == (1, 1):
+            pads = _pair(padding[0]), _pair(padding[1])
+            if pays(x, kernel, pads):
+                return winograd(x, kernel, pads)
     return lax.conv_general_dilated(x, kernel, strides, padding, feature_group_count=feature_group_count, **options)
 
 
