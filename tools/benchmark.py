@@ -10,8 +10,9 @@
 
 `delta` leaves out a share of each tap's filters, on one batch at the network's own size, and works out the time of all
 of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
-Both are set against whole passes that are measured right beside them. Writes
-docs/results/delta_weights_<network>.json and prints a table.
+It is set against what is measured right beside it: whole passes of the same network, and whole passes in PyTorch, eager
+and in float32, by which the released code finds the weights; with freed memory kept, as ours is, and without. Writes
+docs/results/delta_weights_<network>.json.
 
 `data` takes photos from a folder (`train/<class>/*`, `test/<class>/*`), brings copies of some to 500 × 375 pixels, the
 size of an ImageNet photo, and reads batches of them: decoded anew as most loaders do in each epoch, then from the cache
@@ -47,99 +48,29 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import changes
+import delta_speed
 import growth
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import publish_comparison
 import starts
 import step_profile
 import step_speed
 from flax.core import FrozenDict
-from jax import Array
 from PIL import Image
 
-from afa_jax import compilation
 from afa_jax.data.cache import Encoded, Files, Source, cached
 from afa_jax.data.images import decode, resize
 from afa_jax.errors import UserError
 from afa_jax.experiment import run
 from afa_jax.files import write_json
 from afa_jax.models import weights, zoo
-from afa_jax.models.masking import channel_readers, masked
 from afa_jax.provenance import device, versions
 from afa_jax.settings import Data, Experiment
 from afa_jax.settings import Source as SourceNetwork
-from afa_jax.training.prepare import channels_together
-from afa_jax.transfer.channel_weights import loss_increases
 from afa_jax.transfer.methods import METHODS
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-
-
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """The median of `repeats` calls after one that compiles."""
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
-def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
-    """Seconds a filter both ways, by tap, and the ratio over all filters of all taps."""
-    spec, module = zoo.NETWORKS[network], zoo.create(network, 100)
-    variables = zoo.initialise(module, jax.random.key(0), spec.image_size)
-    images = jax.random.normal(jax.random.key(1), (batch, spec.image_size, spec.image_size, 3))
-    labels = jnp.arange(batch) % 100
-    shapes = zoo.layer_shapes(module, spec.image_size)
-
-    # The arrays are arguments: what is computed from constants would be computed when it is compiled.
-    def loss(tap: str, readers: frozenset[str], variables: Any, images: Array, mask: Array) -> Array:
-        logits = masked(module, variables, images, {tap: mask}, readers=readers, channel=jnp.argmin(mask))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    def leave_out(
-        tap: str, readers: frozenset[str], together: int, variables: Any, images: Array, which: Array
-    ) -> Array:
-        return loss_increases(partial(loss, tap, readers, variables, images), which, shapes[tap][-1], together)
-
-    first = spec.taps[4][0]
-    definition = compilation.jit(partial(loss, first, frozenset()))
-    # A pass costs the same whichever filter is left out.
-    mask = jnp.ones(shapes[first][-1]).at[0].set(0)
-    rows = []
-    for tap in spec.taps[4]:
-        channels = shapes[tap][-1]
-        together = channels_together(batch, shapes[tap])
-        few = max(channels // share // together, 1) * together
-        readers = channel_readers(module, variables, spec.image_size, lambda mask, tap=tap: {tap: mask}, channels)
-        run = compilation.jit(partial(leave_out, tap, readers, together))
-        whole_pass = seconds(partial(definition, variables, images, mask), 4 * repeats)
-        half, full = (seconds(partial(run, variables, images, jnp.arange(n)), repeats) for n in (few, 2 * few))
-        each = (full - half) / few
-        once = max(0.0, half - few * each)
-        rows.append({"tap": tap, "filters": channels, "once": once, "each": each, "whole_pass": whole_pass})
-        print(
-            f"{tap:<24} {channels:>5} filters  {each:.4f} s each + {once:.2f} s once; a whole pass {whole_pass:.3f} s"
-        )
-    theirs = sum(row["filters"] * row["whole_pass"] for row in rows)
-    ours = sum(row["once"] + row["filters"] * row["each"] for row in rows)
-    passes = sum((row["once"] + row["filters"] * row["each"]) / row["whole_pass"] for row in rows)
-    columns = ("filters", "once", "each", "whole_pass")
-    cells = [[f"`{row['tap']}`", *(f"{row[name]:.4g}" for name in columns)] for row in rows]
-    return {
-        "network": network,
-        "batch": batch,
-        "seconds": rows,
-        "definition_hours_a_batch": theirs / 3600,
-        "ours_hours_a_batch": ours / 3600,
-        "ratio": sum(row["filters"] for row in rows) / passes,
-        "table": [["tap", "filters", "once, s", "each, s", "a whole pass, s"], *cells],
-    }
 
 
 def data(photos: Path, network: str, batch: int, steps: int, count: int, repeats: int) -> dict[str, Any]:
@@ -226,9 +157,9 @@ def _keep(name: str, result: dict[str, Any]) -> None:
 
 
 def _delta(options: argparse.Namespace) -> dict[str, Any]:
-    result = delta(options.network, options.batch, options.share, options.repeats)
-    ours, theirs = result["ours_hours_a_batch"], result["definition_hours_a_batch"]
-    print(f"all filters of a batch: {ours:.2f} h against {theirs:.2f} h, a ratio of {result['ratio']:.1f}")
+    result = delta_speed.delta(options.network, options.batch, options.share, options.repeats)
+    hours, ratio = result["ours_hours_a_batch"], result["ratio"]
+    print(f"all filters of a batch: {hours:.2f} h, {ratio:.1f} times as fast as whole passes")
     return result
 
 

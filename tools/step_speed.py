@@ -46,6 +46,10 @@ SETTINGS = {"alpha": 1e-9, "beta": 0.01, "weight_decay": 0.0}
 LEARNING_RATE = 1e-4
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by the processes that are compared
 OURS = "afa_jax"
+RELEASED = "as released"
+"""PyTorch's eager step in a process that gives freed memory back to the system, as it does by itself."""
+TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "inception_v3", "mobilenet_v2")
+"""Networks that both libraries have."""
 Calls = Mapping[str, Callable[[], None]]
 """`step` and `evaluate`, each on the same batch every time."""
 
@@ -157,10 +161,11 @@ def serve(network: str, method: str, batch: int, variant: str | None, modules: i
 class Server:
     """A step in a process of its own, so that neither library has the other's memory and threads in its way.
 
-    All but one keep the memory that they have freed, as `python -m afa_jax.main` does.
+    All but two keep the memory that they have freed, as `python -m afa_jax.main` does.
 
     Args:
-      variant: ours, ours without a change (`changes.CHANGES`, of which one is that memory), or one of PyTorch's.
+      variant: ours, ours without a change (`changes.CHANGES`, of which one is that memory), one of PyTorch's, or
+        `RELEASED`.
 
     Raises:
       UserError: it does not run.
@@ -260,9 +265,14 @@ def ratio(seconds: Mapping[str, float]) -> float | None:
     return min(others) / seconds[OURS] if others else None
 
 
+def has_torch() -> bool:
+    """Whether PyTorch and torchvision are installed; neither is imported."""
+    return all(map(importlib.util.find_spec, ("torch", "torchvision")))
+
+
 def torch_variants() -> tuple[str, ...]:
     """PyTorch's, if it is installed."""
-    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
+    if not has_torch():
         return ()
     import torch_step
 
@@ -387,7 +397,8 @@ if __name__ == "__main__":
     import changes
 
     _, chosen, kind, images, wanted, count = sys.argv
-    if wanted != changes.MEMORY:
+    if wanted not in (changes.MEMORY, RELEASED):
         memory.keep_freed()
     changes.undo(wanted)
-    serve(chosen, kind, int(images), None if wanted in (OURS, *changes.CHANGES) else wanted, int(count))
+    variant = None if wanted in (OURS, *changes.CHANGES) else "eager" if wanted == RELEASED else wanted
+    serve(chosen, kind, int(images), variant, int(count))

@@ -2,25 +2,37 @@
 
 F(2×2, 3×3) of Lavin & Gray (2016, §4.1). The map is cut into tiles of 2×2 outputs, each of which reads 4×4 inputs d;
 with the kernel g its outputs are Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. At each of 4×4 places ⊙ is a product of matrices, tiles by
-channels and channels by filters. A, B and G hold 0, ±½ and ±1 alone, so float32 loses no more digits than by the plain
-sum; larger tiles save more products and lose two digits.
+channels and channels by filters. A, B and G hold 0, ±½ and ±1 alone, so float32 loses hardly more digits than by the
+plain sum. Tiles of 4×4 outputs would save more products, but their matrices hold numbers up to 8.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.export import is_symbolic_dim
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+
+OUTPUT = "Winograd's output"
+"""The name of what it puts out, where `jax.checkpoint` asks what is to be kept: this, not the products behind it."""
 
 _A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
 _B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+# Of two matrices, as `lax.dot_general` takes it.
+_OVER_CHANNELS, _OVER_FILTERS, _OVER_TILES = (
+    (((1,), (0,)), ((), ())),
+    (((1,), (1,)), ((), ())),
+    (((0,), (0,)), ((), ())),
+)
 
 # Below these, what is done beside the products takes longer than what they save (measured on two cores).
 _LEAST_CHANNELS, _LEAST_TILES, _LEAST_CHANNELS_OF_GRADIENT = 64, 128, 96
@@ -29,31 +41,34 @@ _LEAST_CHANNELS, _LEAST_TILES, _LEAST_CHANNELS_OF_GRADIENT = 64, 128, 96
 def pays(x: Array, kernel: Array, padding: Padding) -> bool:
     """Whether it is faster for `x`, `[B, H, W, C]`, than the plain sum, on a CPU at stride 1.
 
-    Fewer bits than float32's are too few for the sums before the products.
+    Fewer bits than float32's are too few for the sums before the products. A program that is exported for any number of
+    images has the plain sum. On several devices the tiles are counted of all that one program sees.
     """
+    exported = is_symbolic_dim(x.shape[0])
+    if exported or kernel.shape[:2] != (3, 3) or x.dtype not in (jnp.float32, jnp.float64):
+        return False
     tiles = Tiles.of(x, padding)
-    return (
-        kernel.shape[:2] == (3, 3)
-        and min(kernel.shape[2:]) >= _LEAST_CHANNELS
-        and tiles.images * tiles.rows * tiles.columns >= _LEAST_TILES
-        and jnp.finfo(x.dtype).bits >= 32
-    )
+    return min(kernel.shape[2:]) >= _LEAST_CHANNELS and tiles.images * tiles.rows * tiles.columns >= _LEAST_TILES
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def winograd(x: Array, kernel: Array, padding: Padding) -> Array:
     """A 3×3 convolution at stride 1: `[B, H, W, C]` and `[3, 3, C, K]` to `[B, H', W', K]`.
 
     Args:
-      padding: rows of zeros before and after, at most two, then columns.
+      padding: rows of zeros before and after, then columns.
     """
+    return checkpoint_name(_winograd(x, kernel, padding), OUTPUT)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _winograd(x: Array, kernel: Array, padding: Padding) -> Array:
     return _forward(x, kernel, padding)[0]
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
     tiles = Tiles.of(x, padding)
     padded = tiles.pad(x, padding)
-    return _convolve(tiles, padded, kernel, "tc,ck->tk"), (padded, kernel)
+    return _convolve(tiles, padded, kernel, _OVER_CHANNELS), (padded, kernel)
 
 
 def _backward(padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -62,21 +77,17 @@ def _backward(padding: Padding, kept: tuple[Array, Array], gradient: Array) -> t
     (top, bottom), (left, right) = padding
     around = (2 - top, 2 - bottom), (2 - left, 2 - right)
     back = Tiles.of(gradient, around)
-    of_x = _convolve(back, back.pad(gradient, around), kernel[::-1, ::-1], "tk,ck->tc")
+    of_x = _convolve(back, back.pad(gradient, around), kernel[::-1, ::-1], _OVER_FILTERS)
     return of_x, _kernel_gradient(padded, kernel, gradient)
 
 
-winograd.defvjp(_forward, _backward)
+_winograd.defvjp(_forward, _backward)
 
 
-def _convolve(tiles: "Tiles", padded: Array, kernel: Array, product: str) -> Array:
-    """Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A.
-
-    Args:
-      product: of tiles and kernel, as `jnp.einsum` takes it.
-    """
+def _convolve(tiles: "Tiles", padded: Array, kernel: Array, over: Any) -> Array:
+    """Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, the products summed `over` the kernel's channels or its filters."""
     transformed = _sandwich(_G, lambda i, j: kernel[i, j])
-    return tiles.join(list(map(partial(jnp.einsum, product), tiles.read(padded), transformed)))
+    return tiles.join([lax.dot_general(d, g, over) for d, g in zip(tiles.read(padded), transformed, strict=True)])
 
 
 def _kernel_gradient(padded: Array, kernel: Array, gradient: Array) -> Array:
@@ -85,8 +96,8 @@ def _kernel_gradient(padded: Array, kernel: Array, gradient: Array) -> Array:
         return jax.linear_transpose(partial(_plain, padded[:, : tiles.height + 2, : tiles.width + 2]), kernel)(
             gradient
         )[0]
-    # Each step of the convolution, transposed: G [(Bᵀ d B) ⊙ (A y Aᵀ)] Gᵀ.
-    sums = list(map(partial(jnp.einsum, "tc,tk->ck"), tiles.read(padded), tiles.spread(gradient)))
+    # Each step of the convolution, transposed: Gᵀ [(Bᵀ d B) ⊙ (A y Aᵀ)] G.
+    sums = [lax.dot_general(d, y, _OVER_TILES) for d, y in zip(tiles.read(padded), tiles.spread(gradient), strict=True)]
     return jnp.stack(_sandwich(_G.T, lambda i, j: sums[4 * i + j])).reshape(kernel.shape)
 
 
@@ -106,7 +117,7 @@ class Tiles(NamedTuple):
     def of(cls, x: Array, padding: Padding) -> "Tiles":
         """For what the convolution of `x` puts out."""
         height, width = (size + sum(pads) - 2 for size, pads in zip(x.shape[1:3], padding, strict=True))
-        return cls(len(x), height, width)
+        return cls(x.shape[0], height, width)
 
     @property
     def rows(self) -> int:
@@ -142,7 +153,7 @@ class Tiles(NamedTuple):
     def _every(self, x: Array, i: int, j: int) -> Array:
         """What each tile has at row i and column j, `[tiles, C]`."""
         end = i + 2 * self.rows - 1, j + 2 * self.columns - 1
-        return lax.slice(x, (0, i, j, 0), (len(x), *end, x.shape[3]), (1, 2, 2, 1)).reshape(-1, x.shape[3])
+        return lax.slice(x, (0, i, j, 0), (x.shape[0], *end, x.shape[3]), (1, 2, 2, 1)).reshape(-1, x.shape[3])
 
 
 def _pad(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:

@@ -13,7 +13,7 @@ from jax import Array
 from afa_jax import trees
 from afa_jax.batch_axis import BatchAxis
 from afa_jax.data.augment import Preprocess
-from afa_jax.models import zoo
+from afa_jax.models import winograd, zoo
 from afa_jax.models.cosine import cosine_logits
 from afa_jax.training.identification import SOFTMAX, Loss, arcface_logits
 from afa_jax.training.optimizer import Sgd
@@ -85,9 +85,17 @@ def look(task: Task, axis: BatchAxis, variables: Variables, images: Array, key: 
     return outputs._replace(features={**features, **{name: features[tap] for name, tap in named.items()}})
 
 
-def is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What the backward pass does not compute anew: convolutions and products. BatchNorm and ReLU are cheap."""
-    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+_is_winograds_output = jax.checkpoint_policies.save_only_these_names(winograd.OUTPUT)
+
+
+def is_costly(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+    """What the backward pass does not compute anew: convolutions and products. BatchNorm and ReLU are cheap.
+
+    The products of a convolution by Winograd's way are four times its output, and dropped because that is kept.
+    """
+    if primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p):
+        return True
+    return bool(_is_winograds_output(primitive, *arguments, **parameters))
 
 
 def cross_entropies(task: Task, target: Outputs, params: PyTree, labels: Array) -> Array:

@@ -1,100 +1,165 @@
 """3×3 convolutions by Winograd's way against XLA's own, with the gradients, and when they are taken."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax._src.ad_checkpoint import saved_residuals
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from afa_jax.models import convolution, winograd
+from afa_jax.models import convolution, layers, winograd
+from afa_jax.models.networks.resnet import BasicBlock
+from afa_jax.training.objective import is_costly
+from tests.models.test_convolution import NHWC, native, with_gradients
+from tests.processes import ROOT
 
-NHWC = ("NHWC", "HWIO", "NHWC")
+AROUND = ((1, 1), (1, 1))
 
 
 def plain(x, kernel, padding):
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=NHWC)
+    return native(x, kernel, (1, 1), padding, 1)
 
 
-def with_gradients(function, *arguments):
-    """The value, and the gradients of a sum of it in which no number counts as another."""
-
-    @jax.jit
-    def run(*arguments):
-        value, transpose = jax.vjp(function, *arguments)
-        return value, *transpose(jnp.sin(jnp.arange(value.size)).astype(value.dtype).reshape(value.shape))
-
-    return [np.asarray(array) for array in run(*arguments)]
-
-
-def arrays(images, channels, dtype):
+def arrays(images, channels, dtype=np.float32):
     rng = np.random.default_rng(0)
     return rng.normal(size=(*images, channels[0])).astype(dtype), rng.normal(size=(3, 3, *channels)).astype(dtype)
 
 
-@pytest.mark.parametrize("channels", [(3, 5), (96, 97)], ids=["the kernel's gradient as it was", "and by products"])
+@pytest.mark.parametrize("least", [1, 10**9], ids=["the kernel's gradient by products", "and by the plain sum"])
 @pytest.mark.parametrize(
     ("images", "padding"),
     [
-        ((2, 8, 6), ((1, 1), (1, 1))),
-        ((2, 7, 5), ((1, 1), (1, 1))),  # the last tiles reach beyond the map
+        ((2, 8, 6), AROUND),
+        ((2, 7, 5), AROUND),  # the last tiles reach beyond the map
         ((1, 6, 7), ((0, 0), (0, 0))),
         ((1, 5, 6), ((0, 2), (2, 1))),
-        ((2, 1, 1), ((1, 1), (1, 1))),
+        ((2, 5, 4), ((3, 0), (0, 4))),
+        ((2, 1, 1), AROUND),
     ],
 )
-def test_it_equals_the_plain_sum(images, channels, padding):
+def test_it_equals_the_plain_sum(images, padding, least, monkeypatch):
+    monkeypatch.setattr(winograd, "_LEAST_CHANNELS_OF_GRADIENT", least)
     with jax.enable_x64(True):
-        x, kernel = arrays(images, channels, np.float64)
+        x, kernel = arrays(images, (3, 5), np.float64)
         found, expected = (
-            with_gradients(partial(way, padding=padding), x, kernel)
-            for way in (lambda x, kernel, padding: winograd.winograd(x, kernel, padding), plain)
+            with_gradients(lambda x, k, way=way: way(x, k, padding), x, kernel) for way in (winograd.winograd, plain)
         )
     for ours, xlas in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12 * max(1, abs(xlas).max()))
 
 
-def test_in_float32_it_is_as_near_to_float64_as_the_plain_sum():
-    x, kernel = arrays((4, 14, 14), (128, 128), np.float32)
-    padding = ((1, 1), (1, 1))
-    ours, xlas = (with_gradients(partial(way), x, kernel) for way in (
-        lambda x, k: winograd.winograd(x, k, padding), lambda x, k: plain(x, k, padding)))  # fmt: skip
+def test_in_float32_it_is_about_as_near_to_float64_as_the_plain_sum():
+    x, kernel = arrays((4, 14, 14), (128, 128))
+    ways = [lambda x, k, way=way: way(x, k, AROUND) for way in (winograd.winograd, plain)]
+    ours, xlas = (with_gradients(way, x, kernel) for way in ways)
     with jax.enable_x64(True):
-        right = with_gradients(lambda x, k: plain(x, k, padding), x.astype(np.float64), kernel.astype(np.float64))
+        right = with_gradients(ways[1], x.astype(np.float64), kernel.astype(np.float64))
     for a, b, exact in zip(ours, xlas, right, strict=True):
         ours_off, xlas_off = (np.sqrt(np.mean((found - exact) ** 2)) for found in (a, b))
         assert ours_off < 3 * xlas_off
 
 
-def test_it_is_mapped_over_an_axis_as_the_plain_sum_is():
-    """DELTA's weights run a network for many filters at once."""
-    x, kernel = arrays((3, 8, 6), (4, 5), np.float32)
+def test_it_is_mapped_over_an_axis_of_images_as_the_plain_sum_is():
+    x, kernel = arrays((3, 8, 6), (4, 5))
     many = jnp.stack([x, 2 * x])
-    found, expected = (jax.vmap(lambda x, way=way: way(x, kernel, ((1, 1), (1, 1))))(many)
-                       for way in (winograd.winograd, plain))  # fmt: skip
+    found, expected = (
+        jax.vmap(partial(way, kernel=kernel, padding=AROUND))(many) for way in (winograd.winograd, plain)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def traced(images, channels, strides=(1, 1), dtype=jnp.float32, side=3, groups=1):
-    x, kernel = jnp.zeros((*images, channels[0] * groups), dtype), jnp.zeros((side, side, *channels), dtype)
+def traced(images=(4, 16, 16), channels=(64, 64), strides=(1, 1), dtype=jnp.float32, side=3, groups=1):
+    x, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (
+        (*images, channels[0] * groups), (side, side, *channels)))  # fmt: skip
     padding = [(side // 2, side // 2)] * 2
     run = partial(convolution.convolve, dimension_numbers=NHWC, feature_group_count=groups)
     return str(jax.make_jaxpr(lambda x, k: run(x, k, strides, padding))(x, kernel))
 
 
-def test_it_is_taken_where_it_pays(monkeypatch):
-    large = (8, 14, 14), (128, 128)
-    assert "winograd" in traced(*large)
-    for other in (
-        {"images": (1, 14, 14)},
-        {"channels": (32, 128)},
-        {"channels": (128, 32)},
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"images": (3, 16, 16)},
+        {"images": (4, 16, 14)},
+        {"channels": (63, 64)},
+        {"channels": (64, 63)},
         {"strides": (2, 2)},
         {"dtype": jnp.bfloat16},
         {"side": 5},
-        {"groups": 2, "channels": (64, 128)},
-    ):
-        assert "winograd" not in traced(**{"images": large[0], "channels": large[1], **other}), other
+        {"groups": 2},
+    ],
+    ids=str,
+)
+def test_it_is_taken_where_it_pays(other):
+    """From 128 tiles and 64 channels on."""
+    assert winograd.OUTPUT in traced() and winograd.OUTPUT in traced(images=(8, 15, 8))
+    assert winograd.OUTPUT not in traced(**other)
+
+
+def test_only_a_cpu_takes_it(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "winograd" not in traced(*large)
+    assert winograd.OUTPUT not in traced()
+
+
+def test_a_program_for_any_number_of_images_has_the_plain_sum():
+    """Max-pooling too must not ask how many there are."""
+    kernel = jnp.asarray(arrays((1, 1, 1), (64, 64))[1])
+
+    def run(x):
+        return layers.max_pool(convolution.convolve(x, kernel, (1, 1), AROUND, dimension_numbers=NHWC))
+
+    images = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), 32, 32, 64), jnp.float32)
+    exported = jax.export.export(jax.jit(run))(images)
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 64))
+    assert "convolution" in exported.mlir_module() and winograd.OUTPUT in str(jax.make_jaxpr(run)(x))
+    np.testing.assert_allclose(exported.call(x), run(x), atol=1e-3)
+
+
+def block_and_images():
+    block, images = BasicBlock(64), jax.random.normal(jax.random.key(0), (8, 8, 8, 64))
+    return block, block.init(jax.random.key(1), images, True), images
+
+
+def test_of_its_products_none_is_kept_where_the_rest_is_computed_anew():
+    block, variables, images = block_and_images()
+
+    def loss(params, images):
+        return block.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])[0].sum()
+
+    anew = jax.checkpoint(loss, policy=is_costly)
+    kept = [a for a, why in saved_residuals(anew, variables["params"], images) if "argument" not in why]
+    maps = [a for a in kept if a.size >= images.size / 4]  # a sixteenth of the products is a quarter of a map
+    assert [a.shape for a in maps] == [images.shape] * 2  # what the two convolutions put out
+    for ours, plainly in zip(*(jax.tree.leaves(jax.grad(f)(variables["params"], images)) for f in (anew, loss)),
+                             strict=True):  # fmt: skip
+        np.testing.assert_allclose(ours, plainly, rtol=1e-4, atol=1e-4)
+
+
+def on_every_device():
+    """Prints how far the step of a block whose images are spread is from that of one device."""
+    block, variables, images = block_and_images()
+
+    def loss(params, images):
+        y = block.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])[0]
+        return (y * jnp.sin(jnp.arange(y.size)).reshape(y.shape)).mean()
+
+    assert winograd.OUTPUT in str(jax.make_jaxpr(loss)(variables["params"], images))
+    spread = jax.device_put(images, NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec("batch")))
+    found, expected = (
+        jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1)))(variables["params"], x)) for x in (spread, images)
+    )
+    print(jax.device_count(), max(float(abs(np.asarray(a) - b).max()) for a, b in zip(found, expected, strict=True)))
+
+
+@pytest.mark.slow
+def test_images_that_are_spread_over_devices_give_the_same():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", "from tests.models import test_winograd; test_winograd.on_every_device()"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    devices, off = said.split()
+    assert int(devices) == 4 and float(off) < 1e-5

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import benchmark
 import changes
+import delta_speed
 import growth
 import publish_comparison
 import step_profile
@@ -37,16 +38,49 @@ def test_delta_adds_up_all_filters_of_all_taps(results, monkeypatch, capsys):
         last = call.args[-1]  # the filters that are left out, or the mask of a whole pass
         return 1 + 0.25 * len(last) if last.dtype == "int32" else 2.0
 
-    monkeypatch.setattr(benchmark, "seconds", seconds)
+    monkeypatch.setattr(delta_speed, "seconds", seconds)
     assert benchmark.main(["delta", "--network", "resnet10_small", "--batch", "2"]) == 0
     result = json.loads((results / "delta_weights_resnet10_small.json").read_text())
     rows = result["seconds"]
     filters = [row["filters"] for row in rows]
     assert all((row["each"], row["once"]) == pytest.approx((0.25, 1)) for row in rows)
     assert result["ratio"] == pytest.approx(2 * sum(filters) / (len(filters) + 0.25 * sum(filters)))
-    assert result["definition_hours_a_batch"] == pytest.approx(2 * sum(filters) / 3600)
-    assert f"a ratio of {result['ratio']:.1f}" in capsys.readouterr().out
+    assert result["whole_pass_hours_a_batch"] == pytest.approx(2 * sum(filters) / 3600)
+    took = len(filters) + 0.25 * sum(filters)
+    assert result["images_times_filters_per_second"] == pytest.approx(2 * sum(filters) / took)
+    assert f"{result['ratio']:.1f} times as fast as whole passes" in capsys.readouterr().out
+    assert "ratio_to_released" not in result  # torchvision has no such network
     assert result["device"] and result["versions"]["jax"] and result["finished"]
+
+
+def test_delta_is_set_against_pytorchs_passes_where_it_has_the_network(results, monkeypatch):
+    """On that clock, and with 3 s for each of PyTorch's passes, 4 s where it does not keep freed memory."""
+
+    class Server:
+        def __init__(self, network, method, batch, variant):
+            assert (network, batch) == ("resnet10_small", 1)
+            self.each = {"eager": 3.0, step_speed.RELEASED: 4.0}[variant]
+
+        def seconds(self, call):
+            assert call == "evaluate"
+            return self.each
+
+        def close(self):
+            pass
+
+    def seconds(call, repeats):
+        return 0.5 * len(call.args[-1]) if call.args[-1].dtype == "int32" else 2.0
+
+    monkeypatch.setattr(step_speed, "Server", Server)
+    monkeypatch.setattr(step_speed, "has_torch", lambda: True)
+    monkeypatch.setattr(step_speed, "TORCHVISION", ("resnet10_small",))
+    monkeypatch.setattr(delta_speed, "seconds", seconds)
+    assert benchmark.main(["delta", "--network", "resnet10_small", "--batch", "1"]) == 0
+    result = json.loads((results / "delta_weights_resnet10_small.json").read_text())
+    found = [result[name] for name in ("ratio", "ratio_to_pytorch", "ratio_to_released")]
+    assert found == pytest.approx([4, 6, 8])
+    assert result["table"][-1] == ["all filters", "", "", "", "× 4.0", "× 6.0", "× 8.0"]
+    assert len({len(row) for row in result["table"]}) == 1
 
 
 @pytest.mark.slow
@@ -159,6 +193,7 @@ def test_each_change_is_measured_with_and_without(results, capsys):
     {
         "depthwise convolutions": lambda f: f(normal(2, 9, 9, 4), normal(3, 3, 1, 4), (2, 2), ((1, 1), (1, 1))),
         "1×1 convolutions": lambda f: f(normal(2, 5, 5, 4), normal(4, 6)),
+        "3×3 convolutions": lambda f: f(normal(2, 9, 8, 4), normal(3, 3, 4, 6), ((1, 1), (0, 1))),
         "max-pooling": lambda f: f(normal(2, 9, 9, 4), 3, 2, 1),
         "BatchNorm": lambda f: f(use_running_average=False).init_with_output(jax.random.key(0), normal(4, 5, 5, 3))[0],
     }.items(),
@@ -173,6 +208,7 @@ def test_what_takes_the_place_of_a_change_computes_the_same(change, call):
     {
         "depthwise convolutions": "mobilenet_v2",
         "1×1 convolutions": "resnet18",
+        "3×3 convolutions": "resnet18",
         "max-pooling": "resnet18",
         "BatchNorm": "resnet10_small",
     }.items(),
@@ -180,7 +216,7 @@ def test_what_takes_the_place_of_a_change_computes_the_same(change, call):
 def test_a_change_that_is_undone_is_gone_from_the_program(change, network, monkeypatch):
     def program():
         model = zoo.create(network, 10)
-        return str(jax.make_jaxpr(lambda key: model.init_with_output(key, normal(2, 32, 32, 3), train=True))(KEY))
+        return str(jax.make_jaxpr(lambda key: model.init_with_output(key, normal(8, 32, 32, 3), train=True))(KEY))
 
     with_it = program()
     assert changes.OWN.keys() == {*changes.CHANGES} - {changes.MEMORY} and program() == with_it
