@@ -74,7 +74,9 @@ def test_basic_block_equals_numpy(stride, side):
     below = (params["downsample"], stats["downsample"])
     shortcut = norm(correlate(x, params["downsample"]["0"]["kernel"], stride), below, "1")
     expected = np.maximum(y + shortcut, 0)
-    np.testing.assert_allclose(block.apply(variables, jnp.float32(x), False), expected, rtol=1e-4)
+    # Where terms cancel, what is left has the rounding of the terms.
+    atol = 1e-7 * expected.max()
+    np.testing.assert_allclose(block.apply(variables, jnp.float32(x), False), expected, rtol=1e-4, atol=atol)
 
 
 def test_bfloat16_activations_give_float32_logits_close_to_the_others():
