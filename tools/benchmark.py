@@ -12,7 +12,7 @@
 of them: what is done once (up to the tap) is told apart from what each filter costs by measuring two numbers of them.
 It is set against what is measured right beside it: whole passes of the same network, and whole passes in PyTorch, eager
 and in float32, by which the released code finds the weights; with freed memory kept, as ours is, and without. Writes
-docs/results/delta_weights_<network>.json.
+docs/results/delta_weights_<network>_<cpu or gpu>.json.
 
 `data` takes photos from a folder (`train/<class>/*`, `test/<class>/*`), brings copies of some to 500 × 375 pixels, the
 size of an ImageNet photo, and reads batches of them: decoded anew as most loaders do in each epoch, then from the cache
@@ -27,14 +27,16 @@ with the number of images. Writes docs/results/growth_<cpu or gpu>.json.
 command from its beginning: `--help`, the quickstart's first step, two whole stages; with nothing compiled, and again.
 `profile` traces one step. They write docs/results/changes_<cpu or gpu>.json, starts_… and profile_….
 
-`step` makes whole training steps on random images, as a run does, and in turn with them steps in PyTorch that do the
-same work: eager, channels-last, bfloat16 autocast and compiled, where they run (`pip install torch torchvision`). It
-sets the step against what the device was measured to reach in a matrix product and a copy. Writes
-docs/results/step_<cpu or gpu>.json.
+`step` makes whole training steps on random images, as a run does (on a GPU in bfloat16 too), and in turn with them
+steps in PyTorch that do the same work: eager, channels-last, bfloat16 autocast and compiled, where they run (`pip
+install torch torchvision`). It sets the step against what the device was measured to reach in a matrix product and a
+copy. Writes docs/results/step_<cpu or gpu>.json after every row.
 """
 
 import argparse
 import io
+import itertools
+import json
 import os
 import shutil
 import statistics
@@ -169,14 +171,29 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
 
 def _step(options: argparse.Namespace) -> dict[str, Any]:
     networks, methods = _listed(options.networks, zoo.NETWORKS), _listed(options.methods, METHODS)
-    there = step_speed.torch_variants()
+    there = step_speed.variants()
     variants = options.variants.split(",") if options.variants else there
-    if not set(variants) <= set(there):
-        hint = f"choose from {', '.join(there)}" if there else "pip install torch torchvision"
-        raise UserError(f"PyTorch's step cannot be run as {options.variants!r}; {hint}.")
-    if not there:
+    if not set(variants) <= set(there) or not set(variants) & set(step_speed.OURS_HERE):
+        hint = "" if step_speed.has_torch() else ", or pip install torch torchvision"
+        choice = f"choose from {', '.join(there)}, at least one of ours{hint}"
+        raise UserError(f"the step cannot be run as {options.variants!r}: {choice}.")
+    if not step_speed.has_torch():
         print("PyTorch is not compared with: pip install torch torchvision", file=sys.stderr)
-    return step_speed.step(networks, methods, options.batch, options.repeats, variants, options.compile_times)
+    rows = list(itertools.product(methods, networks))
+    earlier = _earlier(options, rows) if options.add else []
+    keep = partial(_keep, _file(options))
+    return step_speed.step(rows, options.batch, options.repeats, variants, options.compile_times, earlier, keep)
+
+
+def _earlier(options: argparse.Namespace, rows: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The rows that the file has besides those that are measured now."""
+    file = RESULTS / f"{_file(options)}.json"
+    if not file.exists():
+        return []
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if (result["device"], result["versions"]) != (device(), versions()):
+        raise UserError(f"{file} is of another device or other versions: leave out --add to measure all rows anew.")
+    return [row for row in result["rows"] if (row["method"], row["network"]) not in rows]
 
 
 def _listed(text: str, known: Collection[str]) -> list[str]:
@@ -199,7 +216,13 @@ def _starts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _profile(options: argparse.Namespace) -> dict[str, Any]:
-    return step_profile.profile(options.network, options.method, options.batch)
+    return step_profile.profile(options.network, options.method, options.batch, options.dtype)
+
+
+def _file(options: argparse.Namespace) -> str:
+    """Under which name the result is kept."""
+    what = f"delta_weights_{options.network}" if options.what == "delta" else options.what
+    return f"{what}_{jax.default_backend()}"
 
 
 def main(argv: list[str]) -> int:
@@ -225,7 +248,10 @@ def main(argv: list[str]) -> int:
     three.add_argument("--networks", default="resnet50,resnet101,inception_v3,mobilenet_v2", help="joined by commas")
     three.add_argument("--methods", default="ast,act,delta", help="joined by commas")
     three.add_argument("--batch", type=int, default=16)
-    three.add_argument("--variants", help="of PyTorch's step, joined by commas; all of them without this")
+    three.add_argument("--variants", help="of the step, joined by commas; all without this")
+    three.add_argument(
+        "--add", action="store_true", help="keep the rows that the file has of other networks and methods"
+    )
     three.add_argument("--compile-times", action="store_true", help="start each twice in processes of their own")
     four = command("growth", _growth, "how cost grows with the batch, the modules, the devices and the images")
     four.add_argument("--network", choices=zoo.NETWORKS, default="mobilenet_v2")
@@ -240,6 +266,7 @@ def main(argv: list[str]) -> int:
     seven.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
     seven.add_argument("--method", choices=METHODS, default="ast")
     seven.add_argument("--batch", type=int, default=16)
+    seven.add_argument("--dtype", choices=step_speed.DTYPES.values(), default="float32")
     for each in (one, two, three, four, five, six):
         each.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
@@ -248,8 +275,7 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
-    name = f"delta_weights_{options.network}" if options.what == "delta" else f"{options.what}_{jax.default_backend()}"
-    _keep(name, result)
+    _keep(_file(options), result)
     print(publish_comparison.table(result))
     return 0
 

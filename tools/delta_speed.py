@@ -20,7 +20,7 @@ from afa_jax.training.prepare import channels_together
 from afa_jax.transfer.channel_weights import loss_increases
 
 # Whole passes in PyTorch, eager, contiguous and in float32; the released code makes one for each filter.
-_PYTORCHS = {"pytorch": "eager", "released": step_speed.RELEASED}
+_PYTORCHS = {"pytorch": step_speed.EAGER, "released": step_speed.RELEASED}
 RATIOS = {"whole_pass": "ratio", "pytorch": "ratio_to_pytorch", "released": "ratio_to_released"}
 """By the passes that it is set against, how many times as fast all filters are."""
 

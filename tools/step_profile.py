@@ -11,69 +11,106 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import step_speed
 
 from afa_jax import memory
+from afa_jax.compilation import on_cpu
 from afa_jax.training.parallel import Devices
 
 _INSTRUCTION = re.compile(r'\s*(?:ROOT )?%?([\w.\-]+) = (?:.*op_name="([^"]*)")?')
 _LEAST = 0.01  # of the step, below which a kind of operation is counted among the others
 
 
-def profile(network: str, method: str, batch: int) -> dict[str, Any]:
-    """Seconds of one traced step by kind of operation, as XLA names it, with the operation that takes most of it.
+def profile(network: str, method: str, batch: int, dtype: str = "float32") -> dict[str, Any]:
+    """Seconds of a traced step by kind of operation, as XLA names it, with the operation that takes most of it.
 
     On a CPU convolutions and matrix products run beside the thread that is traced: they are what is left of the step.
+    On a GPU they are what a library computes, and what is left is the time in which it waits.
     """
     memory.keep_freed()
-    w = step_speed.work(network, method, batch)
-    program: Any = step_speed.lower(w).compile()
+    w = step_speed.work(network, method, batch, dtype=jnp.dtype(dtype))
+    program: Any = step_speed.trace(w).lower().compile()
     state = w.state
+
+    def steps() -> float:
+        nonlocal state
+        begun = time.perf_counter()
+        for _ in range(step_speed.STEPS):
+            state, _metrics = program(state, w.frozen, Devices().spread(w.batch))
+        jax.block_until_ready(state)
+        return (time.perf_counter() - begun) / step_speed.STEPS
+
+    untraced = [steps() for _ in range(3)][-1]  # the first ones are not what a run repeats
     with TemporaryDirectory() as folder:
-        for _ in range(2):  # the first one is not what a run repeats
-            state, metrics = program(state, w.frozen, Devices().spread(w.batch))
-            jax.block_until_ready((state, metrics))
         with jax.profiler.trace(folder, create_perfetto_trace=True):
-            begun = time.perf_counter()
-            jax.block_until_ready(program(state, w.frozen, Devices().spread(w.batch)))
-            whole = time.perf_counter() - begun
+            traced = steps()
         (file,) = Path(folder).rglob("perfetto_trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    rows = _rows(events, dict(_INSTRUCTION.findall(program.as_text())), whole)
-    about = {"network": network, "method": method, "batch": batch, "seconds": whole, "rows": rows}
-    return {**about, "table": [[f"{network}, `{method}`, batch {batch}", "s", "share", "mostly"], *map(_cells, rows)]}
+    origins = dict(_INSTRUCTION.findall(program.as_text()))
+    # A trace of a GPU delays what the host asks of it.
+    whole = traced if on_cpu() else untraced
+    rows = (_of_cpu if on_cpu() else _of_gpu)(events, origins, whole * step_speed.STEPS)
+    about = {"network": network, "method": method, "batch": batch, "dtype": dtype, "seconds": whole}
+    for row in rows:
+        row["seconds"] /= step_speed.STEPS
+    head = [f"{network}, `{method}`, batch {batch}, {dtype}", "ms", "share", "mostly"]
+    return {**about, "rows": rows, "table": [head, *map(_cells, rows)]}
 
 
-def _rows(events: list[dict[str, Any]], origins: Mapping[str, str], whole: float) -> list[dict[str, Any]]:
+def _of_cpu(events: list[dict[str, Any]], origins: Mapping[str, str], whole: float) -> list[dict[str, Any]]:
     """Of each kind of operation but convolutions and products, the largest first; then what is left.
 
     Args:
       origins: the operation of the program's source that each of XLA's comes from.
     """
     seconds: Counter[str] = Counter()
-    for event in (event for event in events if event.get("ph") == "X"):
-        name = event.get("args", {}).get("hlo_op", event["name"])  # on a GPU an event bears its kernel's name
-        if name in origins:
+    for event in (event for event in events if event.get("ph") == "X" and event["name"] in origins):
+        if not re.match(r"conv(?!ert)|dot|custom-call", event["name"]):
+            seconds[event["name"]] += event["dur"] / 1e6
+    shown = _shown(seconds, origins, whole)
+    rest = whole - sum(row["seconds"] for row in shown)
+    return [_row("convolutions and products", rest, whole), *shown]
+
+
+def _of_gpu(events: list[dict[str, Any]], origins: Mapping[str, str], whole: float) -> list[dict[str, Any]]:
+    """What libraries compute, then each kind of XLA's own operations, then the time in which the device waits."""
+    named = [event for event in events if event.get("name") == "process_name"]
+    devices = {event["pid"] for event in named if "GPU" in event["args"].get("name", "")}
+    kernels = {re.sub(r"\W", "_", name): name for name in origins}
+    seconds: Counter[str] = Counter()
+    libraries = 0.0
+    for event in (event for event in events if event.get("ph") == "X" and event["pid"] in devices):
+        name = kernels.get(event["name"])
+        if name is None or name.startswith("gemm"):
+            libraries += event["dur"] / 1e6
+        else:
             seconds[name] += event["dur"] / 1e6
+    shown = _shown(seconds, origins, whole)
+    idle = whole - libraries - sum(row["seconds"] for row in shown)
+    return [_row("convolutions and products", libraries, whole), *shown, _row("the device waits", idle, whole)]
+
+
+def _shown(seconds: Counter[str], origins: Mapping[str, str], whole: float) -> list[dict[str, Any]]:
+    """A row for each kind, the largest first, and one for all that are small."""
     kinds: dict[str, Counter[str]] = {}
     for name, each in seconds.items():
-        kind = re.sub(r"[.\d]+$", "", name)
-        if not re.match(r"conv|dot|cublas|cudnn|custom-call|gemm", kind):
-            kinds.setdefault(kind, Counter())[origins[name]] += each
-    rows = [
-        {"kind": f"`{kind}`", "seconds": of.total(), "share": of.total() / whole, "mostly": of.most_common(1)[0][0]}
-        for kind, of in sorted(kinds.items(), key=lambda item: -item[1].total())
-    ]
-    shown = [row for row in rows if row["share"] >= _LEAST]
-    others = sum(row["seconds"] for row in rows[len(shown) :])
-    rest = whole - others - sum(row["seconds"] for row in shown)
-    return [
-        {"kind": "convolutions and products", "seconds": rest, "share": rest / whole, "mostly": ""},
-        *shown,
-        {"kind": "others", "seconds": others, "share": others / whole, "mostly": ""},
-    ]
+        kinds.setdefault(re.sub(r"[.\d]+$", "", name), Counter())[origins[name]] += each
+    largest = sorted(kinds.items(), key=lambda item: -item[1].total())
+    shown = [_row(f"`{kind}`", of.total(), whole, of.most_common(1)[0][0]) for kind, of in largest]
+    others = sum(row["seconds"] for row in shown if row["share"] < _LEAST)
+    return [*(row for row in shown if row["share"] >= _LEAST), _row("others", others, whole)]
+
+
+def _row(kind: str, seconds: float, whole: float, mostly: str = "") -> dict[str, Any]:
+    return {"kind": kind, "seconds": seconds, "share": seconds / whole, "mostly": mostly}
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     mostly = re.sub(r"^jit\(step\)/", "", row["mostly"])
-    return [row["kind"], f"{row['seconds']:.2f}", f"{100 * row['share']:.0f} %", f"`{mostly}`" if mostly else "–"]
+    return [
+        row["kind"],
+        f"{1000 * row['seconds']:.3g}",
+        f"{100 * row['share']:.0f} %",
+        f"`{mostly}`" if mostly else "–",
+    ]

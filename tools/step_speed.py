@@ -15,19 +15,24 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from hashlib import sha256
+from importlib.metadata import version
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import limits
 import numpy as np
 from flax.core import FrozenDict
 
 from afa_jax import compilation, memory
 from afa_jax.data.augment import Preprocess
+from afa_jax.data.prefetch import prefetch
 from afa_jax.errors import UserError
 from afa_jax.evaluation.logits import logits_of
 from afa_jax.models import zoo
@@ -46,12 +51,23 @@ SETTINGS = {"alpha": 1e-9, "beta": 0.01, "weight_decay": 0.0}
 LEARNING_RATE = 1e-4
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by the processes that are compared
 OURS = "afa_jax"
+OURS_BFLOAT16 = "afa_jax bfloat16"
+DTYPES = {OURS: "float32", OURS_BFLOAT16: "bfloat16"}
+"""What ours computes in; parameters, statistics and losses are float32 in both."""
+OURS_HERE = (OURS,) if compilation.on_cpu() else (OURS, OURS_BFLOAT16)
+"""Which of them are worth their time: a CPU computes in bfloat16 by way of float32."""
+EAGER = "eager"
+"""PyTorch's step as the released code makes it: contiguous, in float32."""
 RELEASED = "as released"
 """PyTorch's eager step in a process that gives freed memory back to the system, as it does by itself."""
+TORCH_VARIANTS = (EAGER, "channels-last", "bfloat16 autocast", "compiled", "compiled bfloat16")
+"""PyTorch's; all but the first channels-last, by autocast where they say bfloat16."""
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "inception_v3", "mobilenet_v2")
 """Networks that both libraries have."""
 Calls = Mapping[str, Callable[[], None]]
-"""`step` and `evaluate`, each on the same batch every time."""
+"""`step` and `evaluate`, each on the same batch every time, and `wait` for what a device still does."""
+STEPS = 1 if compilation.on_cpu() else 10
+"""In one call: as in a run, the host prepares the next step while a device still works."""
 
 
 class Work(NamedTuple):
@@ -76,53 +92,71 @@ def work(network: str, method: str, batch: int, modules: int = 4, dtype: Any = j
     stage = Stage(record, 9000, LEARNING_RATE, 6000, 0.1, settings, taps)
     task = Task(target, teacher, anatomy(spec), stage, Preprocess(spec.image_size, True, spec.mean, spec.std), Sgd())
     constants = {"channels": {tap: jnp.full(shape[-1], 1 / shape[-1]) for tap, shape in shapes.items()}}
-    frozen = Frozen(zoo.initialise(teacher, jax.random.key(1), spec.image_size), constants if method == "delta" else {})
+    frozen = Frozen(_variables(teacher, spec.image_size, 1), constants if method == "delta" else {})
     random = np.random.default_rng(0)
     examples = {
         "image": random.integers(0, 256, (batch, spec.resize, spec.resize, 3), np.uint8),
         "label": random.integers(0, CLASSES, batch, np.int32),
         "index": np.arange(batch, dtype=np.int32),
     }
-    variables = zoo.initialise(target, jax.random.key(0), spec.image_size)
+    variables = _variables(target, spec.image_size, 0)
     state = init_state(task, variables, frozen, jnp.asarray(examples["image"][:1]), jax.random.PRNGKey(0))
     devices = Devices()
     return Work(task, devices.replicate(state), devices.replicate(frozen), examples, shapes)
 
 
-def lower(w: Work) -> Any:
+def _variables(module: nn.Module, image_size: int, seed: int) -> dict[str, Any]:
+    """Random kernels, which the host makes because a compiler takes long over a network's; the rest as at the start."""
+    random = np.random.default_rng(seed)
+    images = jnp.zeros((1, image_size, image_size, 3))
+
+    def fill(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        if (name := path[-1].key) == "kernel":
+            return random.normal(0, (2 / math.prod(leaf.shape[:-1])) ** 0.5, leaf.shape).astype(leaf.dtype)
+        return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(module.init, jax.random.key(0), images))
+
+
+def trace(w: Work) -> Any:
     """The step as it goes to the compiler; the state's memory is reused."""
     everywhere = jax.tree.leaves(w.state)[0].sharding
     step = compilation.jit(make_step(w.task), donate_argnums=0, out_shardings=everywhere)
-    return step.lower(w.state, w.frozen, Devices().spread(w.batch))
+    return step.trace(w.state, w.frozen, Devices().spread(w.batch))
 
 
 def ours(w: Work) -> tuple[Calls, dict[str, Any]]:
     """A compiled step and an evaluation on a batch that comes from the host, and what is known of the program."""
     begun = time.perf_counter()
-    lowered = lower(w)
-    traced = time.perf_counter()
+    traced = trace(w)
+    lowered = traced.lower()
+    done_tracing = time.perf_counter()
     program: Any = lowered.compile()
     compiled = time.perf_counter()
     state = [w.state]
+    batches = prefetch(lambda step: w.batch, itertools.count(), Devices().spread)
 
-    def one() -> None:
-        state[0], metrics = program(state[0], w.frozen, Devices().spread(w.batch))
-        jax.block_until_ready((state[0], metrics))
+    def step() -> None:
+        state[0], _ = program(state[0], w.frozen, next(batches))
+
+    def wait() -> None:
+        jax.block_until_ready(state[0])
 
     def evaluate() -> None:
         variables = {"params": state[0].params["target"], "batch_stats": state[0].batch_stats}
         logits_of(w.task.target, variables, w.task.preprocess, w.batch["image"], len(w.batch["image"]))
 
-    one()
+    step()
+    wait()
     done = time.perf_counter()
     evaluate()
     memory_analysis = program.memory_analysis()
-    return {"step": one, "evaluate": evaluate}, {
-        "trace": traced - begun,
-        "compile": compiled - traced,
+    return {"step": step, "evaluate": evaluate, "wait": wait}, {
+        "trace": done_tracing - begun,
+        "compile": compiled - done_tracing,
         "first_step": done - compiled,
         "program": sha256(f"{lowered.as_text()}{compilation.compiler_options()}".encode()).hexdigest(),
-        "flops": lowered.cost_analysis()["flops"],
+        "flops": limits.products(traced.jaxpr.jaxpr),
         "bytes": program.cost_analysis()["bytes accessed"],
         "memory_bytes": memory_analysis.temp_size_in_bytes + memory_analysis.argument_size_in_bytes,
     }
@@ -141,21 +175,24 @@ def theirs(network: str, method: str, w: Work, variant: str) -> Calls:
     return calls
 
 
-def serve(network: str, method: str, batch: int, variant: str | None, modules: int) -> None:
-    """Tells what is known of the step, then does what every line that comes in names, and tells its seconds.
+def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
+    """Tells what is known of the step, then does what every line names, as often as it says, and tells the seconds.
 
     Args:
-      variant: of PyTorch's step; none for ours.
+      variant: of PyTorch's step, or of ours.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    w = work(network, method, batch, modules)
-    calls, facts = (theirs(network, method, w, variant), {}) if variant else ours(w)
+    w = work(network, method, batch, modules, jnp.dtype(DTYPES.get(variant, DTYPES[OURS])))
+    calls, facts = ours(w) if variant in DTYPES else (theirs(network, method, w, variant), {})
     print(json.dumps(facts), file=answers)
     for line in sys.stdin:
+        call, count = line.split()
         begun = time.perf_counter()
-        calls[line.strip()]()
-        print(time.perf_counter() - begun, file=answers)
+        for _ in range(int(count)):
+            calls[call]()
+        calls["wait"]()
+        print((time.perf_counter() - begun) / int(count), file=answers)
 
 
 class Server:
@@ -164,8 +201,8 @@ class Server:
     All but two keep the memory that they have freed, as `python -m afa_jax.main` does.
 
     Args:
-      variant: ours, ours without a change (`changes.CHANGES`, of which one is that memory), one of PyTorch's, or
-        `RELEASED`.
+      variant: one of ours, ours without a change (`changes.CHANGES`, of which one is that memory), one of PyTorch's,
+        or `RELEASED`.
 
     Raises:
       UserError: it does not run.
@@ -175,6 +212,8 @@ class Server:
         self, network: str, method: str, batch: int, variant: str, modules: int = 4, **environment: str
     ) -> None:
         command = [sys.executable, __file__, network, method, str(batch), variant, str(modules)]
+        if variant in TORCH_VARIANTS or variant == RELEASED:
+            environment |= {"JAX_PLATFORMS": "cpu"}  # a GPU's memory is PyTorch's then
         self._errors = TemporaryFile("w+")  # noqa: SIM115  (open as long as the process)
         self._process = subprocess.Popen(
             command,
@@ -195,7 +234,7 @@ class Server:
         """Of one `step`, or of one `evaluate`."""
         assert self._process.stdin
         with suppress(BrokenPipeError):  # it has ended, which its answer tells
-            self._process.stdin.write(f"{call}\n")
+            self._process.stdin.write(f"{call} {STEPS if call == 'step' else 1}\n")
         return float(self._answer())
 
     def close(self) -> None:
@@ -214,35 +253,53 @@ class Server:
         return line
 
 
-def compare(network: str, method: str, batch: int, repeats: int, variants: Sequence[str]) -> dict[str, Any]:
-    """Images a second of every variant, one step of each in turn.
+def start(network: str, method: str, batch: int, variants: Sequence[str], stack: ExitStack) -> dict[str, Any]:
+    """By variant its process, or the error that it ended with; while they compile they share the host's cores."""
 
-    A variant whose first step takes three times as long as the fastest one's is not measured again.
+    def one(variant: str) -> Server | UserError:
+        try:
+            return stack.enter_context(closing(Server(network, method, batch, variant)))
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(len(variants)) as pool:
+        return dict(zip(variants, pool.map(one, variants), strict=True))
+
+
+def compare(network: str, method: str, batch: int, repeats: int, servers: Mapping[str, Any]) -> dict[str, Any]:
+    """Images a second of every variant, one call of each in turn.
+
+    A variant whose first call takes three times as long as the fastest one's is not measured again.
+
+    Args:
+      servers: as `start` makes them.
+
+    Raises:
+      UserError: none of ours runs.
     """
-    running: dict[str, Server] = {}
-    failed: dict[str, str] = {}
+    failed = {name: each for name, each in servers.items() if isinstance(each, UserError)}
+    running: dict[str, Server] = {name: each for name, each in servers.items() if name not in failed}
     times: dict[str, list[float]] = {}
-    with ExitStack() as stack:
-        for name in (OURS, *variants):
-            try:
-                running[name] = stack.enter_context(closing(Server(network, method, batch, name)))
-                times[name] = [running[name].seconds()]
-            except UserError as error:
-                if name == OURS:
-                    raise
-                failed[name] = str(error)
-        fastest = min(map(min, times.values()))
-        quick = [name for name in times if name == OURS or times[name][0] < 3 * fastest]
-        for _ in range(repeats - 1):
-            for name in quick:
-                times[name].append(running[name].seconds())
-        looks: dict[str, list[float]] = {name: [] for name in quick}
-        for _ in range(repeats):
-            for name in quick:
-                looks[name].append(running[name].seconds("evaluate"))
+    for name, server in list(running.items()):
+        try:
+            times[name] = [server.seconds()]
+        except UserError as error:
+            failed[name] = error
+    if not times.keys() & DTYPES.keys():
+        raise next(error for name, error in failed.items() if name in DTYPES)
+    fastest = min(map(min, times.values()))
+    quick = [name for name in times if name in (OURS, EAGER) or times[name][0] < 3 * fastest]
+    for _ in range(repeats - 1):
+        for name in quick:
+            times[name].append(running[name].seconds())
+    looks: dict[str, list[float]] = {name: [] for name in quick}
+    for _ in range(repeats):
+        for name in quick:
+            looks[name].append(running[name].seconds("evaluate"))
     medians = {name: statistics.median(each) for name, each in times.items()}
     evaluated = {name: statistics.median(each) for name, each in looks.items()}
-    facts = running[OURS].facts
+    best = _best(medians, ours=True)
+    assert best
     return {
         "network": network,
         "method": method,
@@ -250,19 +307,27 @@ def compare(network: str, method: str, batch: int, repeats: int, variants: Seque
         "image_size": zoo.NETWORKS[network].image_size,
         "seconds": times,
         "images_per_second": {name: batch / seconds for name, seconds in medians.items()},
-        "failed": failed,
+        "failed": {name: str(error) for name, error in failed.items()},
         "ratio": ratio(medians),
         "ratio_of_fastest": ratio({name: min(each) for name, each in times.items()}),
-        "evaluated_per_second": batch / evaluated[OURS],
+        "ratio_to_eager": medians[EAGER] / medians[best] if EAGER in medians else None,
+        "evaluated_per_second": batch / min(evaluated[name] for name in evaluated.keys() & DTYPES.keys()),
         "ratio_of_evaluation": ratio(evaluated),
-        **{key: facts[key] for key in ("flops", "bytes", "memory_bytes")},
+        "best": best,
+        "dtype": DTYPES[best],
+        **{key: running[best].facts[key] for key in ("flops", "bytes", "memory_bytes")},
     }
 
 
+def _best(seconds: Mapping[str, float], *, ours: bool) -> str | None:
+    """The fastest of our variants, or of PyTorch's."""
+    return min((name for name in seconds if (name in DTYPES) == ours), key=seconds.__getitem__, default=None)
+
+
 def ratio(seconds: Mapping[str, float]) -> float | None:
-    """How many times PyTorch's best our step is; None where PyTorch is not there."""
-    others = [value for name, value in seconds.items() if name != OURS]
-    return min(others) / seconds[OURS] if others else None
+    """How many times PyTorch's best our best is; None where PyTorch is not there."""
+    ours, theirs = (_best(seconds, ours=mine) for mine in (True, False))
+    return seconds[theirs] / seconds[ours] if ours and theirs else None
 
 
 def has_torch() -> bool:
@@ -270,90 +335,67 @@ def has_torch() -> bool:
     return all(map(importlib.util.find_spec, ("torch", "torchvision")))
 
 
-def torch_variants() -> tuple[str, ...]:
-    """PyTorch's, if it is installed."""
-    if not has_torch():
-        return ()
-    import torch_step
-
-    return torch_step.VARIANTS
+def variants() -> tuple[str, ...]:
+    """What can be compared here: ours, and PyTorch's if it is installed."""
+    return (*OURS_HERE, *(TORCH_VARIANTS if has_torch() else ()))
 
 
-def peaks(size: int = 2048, megabytes: int = 256, repeats: int = 5) -> dict[str, float]:
-    """The device's best: float32 operations a second in a matrix product, bytes a second in a copy."""
-    matrix, array = jnp.ones((size, size)), jnp.ones(megabytes << 18)
-    # In place, because a step too reuses its memory: asking the system for it anew would be measured as well.
-    product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1, donate_argnums=0)
-    fastest = [math.inf, math.inf]
-    jax.block_until_ready(product(matrix))
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        jax.block_until_ready(product(matrix))
-        middle = time.perf_counter()
-        array = jax.block_until_ready(copy(array))
-        fastest = [min(fastest[0], middle - begun), min(fastest[1], time.perf_counter() - middle)]
-    return {"flops": 2 * size**3 / fastest[0], "bytes": 2 * array.nbytes / fastest[1]}
-
-
-def share_of_limit(row: Mapping[str, Any], peak: Mapping[str, float]) -> float:
-    """The least time that arithmetic or memory would take at the measured peaks, as a share of the step's."""
-    least = max(row["flops"] / peak["flops"], row["bytes"] / peak["bytes"])
-    return least * row["images_per_second"][OURS] / row["batch"]
-
-
-def starts(network: str, method: str, batch: int) -> dict[str, Any]:
+def starts(network: str, method: str, batch: int, variant: str) -> dict[str, Any]:
     """Two starts: with an empty compilation cache, then with what the first has left."""
     with TemporaryDirectory() as cache:
         extra = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         made = []
         for _ in range(2):
-            server = Server(network, method, batch, OURS, 4, **extra)
+            server = Server(network, method, batch, variant, 4, **extra)
             server.close()
             made.append({key: server.facts[key] for key in ("trace", "compile", "first_step")})
     return {"cold": made[0], "cached": made[1]}
 
 
 def step(
-    networks: Sequence[str],
-    methods: Sequence[str],
+    rows: Iterable[tuple[str, str]],
     batch: int,
     repeats: int,
     variants: Sequence[str],
     compile_times: bool = False,
+    earlier: Sequence[dict[str, Any]] = (),
+    keep: Callable[[dict[str, Any]], object] = lambda result: None,
 ) -> dict[str, Any]:
     """All rows, and the table that is shown.
 
     Args:
-      variants: of PyTorch's step, that are compared with.
+      rows: methods and networks.
+      variants: ours and PyTorch's, at least one of ours.
+      earlier: rows that were measured before.
+      keep: is given what there is after each row.
     """
-    peak = peaks()
-    rows = []
-    for network, method in itertools.product(networks, methods):
+    result: dict[str, Any] = {"peaks": limits.peaks(), "rows": list(earlier)}
+    if set(variants) & set(TORCH_VARIANTS):
+        result["torch"] = version("torch")
+    for method, network in rows:
         try:
-            row = compare(network, method, batch, repeats, variants)
+            with ExitStack() as stack:
+                row = compare(network, method, batch, repeats, start(network, method, batch, variants, stack))
             if compile_times:
-                row["starts"] = starts(network, method, batch)
+                row["starts"] = starts(network, method, batch, row["best"])
         except UserError as error:
             print(f"{network} {method} does not run: {error}", file=sys.stderr)
             continue
-        row["share_of_limit"] = share_of_limit(row, peak)
-        rows.append(row)
+        row["share_of_limit"] = limits.share_of_limit(row, result["peaks"])
+        result["rows"].append(row)
         print(_line(row), flush=True)
-    result = {"peaks": peak, "rows": rows, "table": table(rows)}
-    if variants:
-        import torch_step
-
-        result["torch"] = torch_step.torch.__version__
-    return result
+        keep({**result, "table": table(result["rows"])})
+    return {**result, "table": table(result["rows"])}
 
 
 _HEAD = [
     "network, method",
     "batch",
-    OURS,
+    "afa_jax",
     "PyTorch's best",
     "ratio",
     "of the fastest steps",
+    "to PyTorch's eager",
     "evaluated (ratio)",
     "share of the limit",
     "memory",
@@ -362,7 +404,7 @@ _HEAD = [
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Images a second by the median step, with the variant that was PyTorch's best.
+    """Images a second by the median step, with the variants that were the best.
 
     Where others use the machine, the ratio of the fastest steps is the one to go by.
     """
@@ -370,15 +412,15 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    rates = {name: rate for name, rate in row["images_per_second"].items() if name != OURS}
-    best = max(rates, key=rates.__getitem__, default=None)
+    rates = row["images_per_second"]
+    theirs = _best({name: 1 / rate for name, rate in rates.items()}, ours=False)
     made = row.get("starts")
     return [
         f"{row['network']}, `{row['method']}`",
         str(row["batch"]),
-        f"{row['images_per_second'][OURS]:.2f}",
-        f"{rates[best]:.2f} ({best})" if best else "–",
-        *(f"{row[key]:.2f}" if row[key] else "–" for key in ("ratio", "ratio_of_fastest")),
+        f"{rates[row['best']]:.2f} ({row['dtype']})",
+        f"{rates[theirs]:.2f} ({theirs})" if theirs else "–",
+        *(f"{row[key]:.2f}" if row[key] else "–" for key in ("ratio", "ratio_of_fastest", "ratio_to_eager")),
         f"{row['evaluated_per_second']:.1f}"
         + (f" ({row['ratio_of_evaluation']:.2f})" if row["ratio_of_evaluation"] else ""),
         f"{100 * row['share_of_limit']:.0f} %",
@@ -400,5 +442,5 @@ if __name__ == "__main__":
     if wanted not in (changes.MEMORY, RELEASED):
         memory.keep_freed()
     changes.undo(wanted)
-    variant = None if wanted in (OURS, *changes.CHANGES) else "eager" if wanted == RELEASED else wanted
+    variant = OURS if wanted in changes.CHANGES else EAGER if wanted == RELEASED else wanted
     serve(chosen, kind, int(images), variant, int(count))

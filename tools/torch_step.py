@@ -1,24 +1,17 @@
 """A training step in PyTorch that does the work of one here, for `tools/benchmark.py step` to compare with.
 
-torchvision's networks with hooks at the same taps, the teacher in eval mode without gradients, AFA's attentive modules
+torchvision's networks with the same taps, the teacher in eval mode without gradients, AFA's attentive modules
 and losses (or DELTA's) at the released scales, ½·beta·‖head‖² and SGD with momentum. Needs torch and torchvision.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torchvision_networks import create_feature_extractor, models
 
-if not hasattr(torch.ops.torchvision, "nms"):
-    # torchvision's package for another build of torch lacks its own operators; the networks use none of them.
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import torchvision.models
-
-VARIANTS = ("eager", "channels-last", "bfloat16 autocast", "compiled")
+torch.backends.cudnn.benchmark = True  # the fastest of its programs for these sizes; no effect on a CPU
 
 
 class Spatial(nn.Module):
@@ -81,6 +74,8 @@ def make_step(
 ) -> dict[str, Callable[[], None]]:
     """One `step`, and one `evaluate`, on a batch that is ready: normalised images `[B, 3, S, S]` and labels, in NumPy.
 
+    `wait` returns when the device has done what was asked of it.
+
     Args:
       taps: the shapes `[1, H, W, C]` of the tapped layers, by their path in torchvision's network.
       settings: `alpha`, `beta`, `weight_decay` and the learning rate.
@@ -88,40 +83,34 @@ def make_step(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
-    target, teacher = (_network(network, count, layout).to(device) for count in classes)
-    teacher.eval().requires_grad_(False)
+    target = _network(network, classes[0], layout, {**dict.fromkeys(taps), head: None}).to(device)
+    teacher = _network(network, classes[1], layout, taps).to(device).eval().requires_grad_(False)
     make = _ALIGNMENTS[method]
     alignments = nn.ModuleList(make(*shape[1:]) for shape in taps.values()).to(device)
-    kept: dict[nn.Module, list[torch.Tensor]] = {target: [], teacher: []}
-    for model, found in kept.items():
-        for tap in taps:
-            model.get_submodule(tap).register_forward_hook(lambda _, __, output, found=found: found.append(output))
     sgd = torch.optim.SGD(
         [{"params": target.parameters(), "weight_decay": settings["weight_decay"]}, {"params": alignments.parameters()}]
         if method != "delta"
         else target.parameters(),
         lr=settings["learning_rate"],
         momentum=0.9,
+        fused=device == "cuda",
     )
     x = torch.from_numpy(images).to(device).contiguous(memory_format=layout)
     y = torch.from_numpy(labels).long().to(device)
 
     def objective() -> torch.Tensor:
-        for found in kept.values():
-            found.clear()
         with torch.no_grad():
-            teacher(x)
-        output = target(x)
-        logits = output if isinstance(output, torch.Tensor) else output.logits
-        pairs = zip(alignments, kept[target], kept[teacher], strict=True)
-        omega = torch.stack([align(ours, theirs) for align, ours, theirs in pairs]).sum(0)
+            theirs = teacher(x)
+        ours = target(x)
+        pairs = [(ours[tap], theirs[tap]) for tap in taps]
+        omega = torch.stack([align(*pair) for align, pair in zip(alignments, pairs, strict=True)]).sum(0)
         penalty = sum(weight.square().sum() for weight in target.get_submodule(head).parameters())
-        cross_entropy = nn.functional.cross_entropy(logits.float(), y)
+        cross_entropy = nn.functional.cross_entropy(ours[head].float(), y)
         omega = omega.sum() if method == "delta" else omega.mean()
         return cross_entropy + settings["alpha"] * omega + 0.5 * settings["beta"] * penalty
 
-    run = torch.compile(objective) if variant == "compiled" else objective
-    look = torch.compile(target) if variant == "compiled" else target
+    run = torch.compile(objective) if "compiled" in variant else objective
+    look = torch.compile(target) if "compiled" in variant else target
 
     def step() -> None:
         sgd.zero_grad(set_to_none=True)
@@ -129,6 +118,8 @@ def make_step(
             loss = run()
         loss.backward()
         sgd.step()
+
+    def wait() -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -136,15 +127,14 @@ def make_step(
     def evaluate() -> None:
         target.eval()
         with torch.autocast(device, torch.bfloat16, enabled="bfloat16" in variant):
-            look(x).float().cpu()
+            look(x)[head].float().cpu()
         target.train()
-        for found in kept.values():
-            found.clear()
 
-    return {"step": step, "evaluate": evaluate}
+    return {"step": step, "evaluate": evaluate, "wait": wait}
 
 
-def _network(name: str, classes: int, layout: torch.memory_format) -> nn.Module:
-    options = {"init_weights": False, "aux_logits": True} if name == "inception_v3" else {}
-    model: Any = getattr(torchvision.models, name)(weights=None, num_classes=classes, **options)
-    return model.train().to(memory_format=layout)
+def _network(name: str, classes: int, layout: torch.memory_format, outputs: Iterable[str]) -> nn.Module:
+    """In train mode; gives what each layer in `outputs` puts out, by its path, and computes nothing else."""
+    options = {"init_weights": False} if name == "inception_v3" else {}
+    model: Any = getattr(models, name)(weights=None, num_classes=classes, **options)
+    return create_feature_extractor(model.to(memory_format=layout), list(outputs)).train()

@@ -3,17 +3,17 @@
 Needs torch and torchvision; nothing else in the repository does.
 """
 
+import sys
+from pathlib import Path
+
 import torch
 
-# torchvision's package for another build of torch lacks its own operators; the networks use none of them.
-_LIBRARY = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from tests.models import parity_cases as cases
+from tests.models import torch_faces
 
-import torchvision.models  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from tests.models import parity_cases as cases  # noqa: E402
-from tests.models import torch_faces  # noqa: E402
+from torchvision_networks import models
 
 
 def build(name):
@@ -24,7 +24,7 @@ def build(name):
     if name in cases.FACES:
         model = torch_faces.build(name, cases.CLASSES)
     else:
-        factory = getattr(torchvision.models, name.removesuffix("_no_aux"))
+        factory = getattr(models, name.removesuffix("_no_aux"))
         model = factory(weights=None, num_classes=cases.CLASSES, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -16,6 +16,7 @@ import benchmark
 import changes
 import delta_speed
 import growth
+import limits
 import publish_comparison
 import step_profile
 import step_speed
@@ -40,7 +41,7 @@ def test_delta_adds_up_all_filters_of_all_taps(results, monkeypatch, capsys):
 
     monkeypatch.setattr(delta_speed, "seconds", seconds)
     assert benchmark.main(["delta", "--network", "resnet10_small", "--batch", "2"]) == 0
-    result = json.loads((results / "delta_weights_resnet10_small.json").read_text())
+    result = json.loads((results / "delta_weights_resnet10_small_cpu.json").read_text())
     rows = result["seconds"]
     filters = [row["filters"] for row in rows]
     assert all((row["each"], row["once"]) == pytest.approx((0.25, 1)) for row in rows)
@@ -76,7 +77,7 @@ def test_delta_is_set_against_pytorchs_passes_where_it_has_the_network(results, 
     monkeypatch.setattr(step_speed, "TORCHVISION", ("resnet10_small",))
     monkeypatch.setattr(delta_speed, "seconds", seconds)
     assert benchmark.main(["delta", "--network", "resnet10_small", "--batch", "1"]) == 0
-    result = json.loads((results / "delta_weights_resnet10_small.json").read_text())
+    result = json.loads((results / "delta_weights_resnet10_small_cpu.json").read_text())
     found = [result[name] for name in ("ratio", "ratio_to_pytorch", "ratio_to_released")]
     assert found == pytest.approx([4, 6, 8])
     assert result["table"][-1] == ["all filters", "", "", "", "× 4.0", "× 6.0", "× 8.0"]
@@ -108,10 +109,13 @@ ROW = {
     "method": "ast",
     "batch": 8,
     "seconds": {},
-    "images_per_second": {"afa_jax": 4.0, "eager": 1.0, "compiled": 2.0},
+    "images_per_second": {"afa_jax": 3.0, "afa_jax bfloat16": 4.0, "eager": 1.0, "compiled": 2.0},
     "failed": {"channels-last": "it does not"},
+    "best": "afa_jax bfloat16",
+    "dtype": "bfloat16",
     "ratio": 2.0,
     "ratio_of_fastest": 1.5,
+    "ratio_to_eager": 4.0,
     "evaluated_per_second": 20.0,
     "ratio_of_evaluation": 1.25,
     "flops": 8e9,
@@ -121,42 +125,107 @@ ROW = {
 }
 
 
-def test_a_step_is_set_against_the_best_of_pytorch_and_the_nearer_limit():
+def test_our_best_step_is_set_against_pytorchs_best_and_the_nearer_limit():
     assert step_speed.ratio({"afa_jax": 2.0, "eager": 8.0, "compiled": 4.0}) == 2
+    assert step_speed.ratio({"afa_jax": 2.0, "afa_jax bfloat16": 1.0, "eager": 8.0, "compiled": 4.0}) == 4
     assert step_speed.ratio({"afa_jax": 2.0}) is None
     # 8 GFLOP at 8 GFLOP/s take 1 s, 1 GB at 4 GB/s a quarter; the step takes 8 / 4 = 2 s.
-    assert step_speed.share_of_limit(ROW, {"flops": 8e9, "bytes": 4e9}) == pytest.approx(0.5)
-    assert step_speed.share_of_limit(ROW, {"flops": 80e9, "bytes": 1e9}) == pytest.approx(0.5)
+    peaks = {"float32": 1.0, "bfloat16": 8e9, "bytes": 4e9}
+    assert limits.share_of_limit(ROW, peaks) == pytest.approx(0.5)
+    assert limits.share_of_limit(ROW, {**peaks, "bfloat16": 80e9, "bytes": 1e9}) == pytest.approx(0.5)
 
 
-def test_the_table_names_the_best_variant():
+def test_the_products_of_a_step_are_counted():
+    """Those of a dense, a strided, a depthwise convolution and a matrix product, and of their gradients."""
+
+    def loss(kernels, x, unused):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernels[0], (1, 1), "SAME", dimension_numbers=dimensions)
+        y = jax.jit(jax.nn.relu)(y)
+        y = jax.lax.conv_general_dilated(y, kernels[1], (2, 2), "SAME", dimension_numbers=dimensions)
+        y = jax.lax.conv_general_dilated(
+            y, kernels[2], (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=6
+        )
+        _ = x @ unused
+        return (y.mean((1, 2)) @ kernels[3]).sum()
+
+    shapes = [(3, 3, 4, 5), (3, 3, 5, 6), (3, 3, 1, 6), (6, 7)]
+    kernels = [jax.numpy.ones(shape) for shape in shapes]
+    arguments = kernels, jax.numpy.ones((2, 8, 8, 4)), jax.numpy.ones((4, 9))
+    # By layer: outputs, and what is summed over for each.
+    layers = [(2 * 8 * 8 * 5, 9 * 4), (2 * 4 * 4 * 6, 9 * 5), (2 * 4 * 4 * 6, 9), (2 * 7, 6)]
+    forward = [2 * outputs * depth for outputs, depth in layers]
+    assert limits.products(jax.make_jaxpr(loss)(*arguments).jaxpr) == sum(forward)
+    # The gradients for the kernels, and for what all but the first layer reads, each cost as much again.
+    found = limits.products(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr)
+    assert found == pytest.approx(3 * sum(forward) - forward[0], rel=0.2)
+    scanned = jax.make_jaxpr(lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=5))(
+        jax.numpy.ones((3, 3))
+    )
+    assert limits.products(scanned.jaxpr) == 5 * 2 * 27
+
+
+def test_the_table_names_the_best_variants():
     head, row = step_speed.table([ROW])
     assert len(head) == len(row)
-    assert row == ["net, `ast`", "8", "4.00", "2.00 (compiled)", "2.00", "1.50", "20.0 (1.25)", "50 %", "3.0 GB", "–"]
-    alone = dict.fromkeys(("ratio", "ratio_of_fastest", "ratio_of_evaluation"))
-    row = step_speed.table([{**ROW, "images_per_second": {"afa_jax": 4.0}, **alone}])[1]
-    assert row[3:7] == ["–", "–", "–", "20.0"]
+    assert row[:7] == ["net, `ast`", "8", "4.00 (bfloat16)", "2.00 (compiled)", "2.00", "1.50", "4.00"]
+    assert row[7:] == ["20.0 (1.25)", "50 %", "3.0 GB", "–"]
+    alone = dict.fromkeys(("ratio", "ratio_of_fastest", "ratio_to_eager", "ratio_of_evaluation"))
+    row = step_speed.table([{**ROW, "images_per_second": {"afa_jax bfloat16": 4.0}, **alone}])[1]
+    assert row[3:8] == ["–", "–", "–", "–", "20.0"]
 
 
 def test_a_step_that_cannot_be_measured_is_refused(capsys):
     assert benchmark.main(["step", "--networks", "resnet5"]) == 2
     assert "there is no 'resnet5'; choose from" in capsys.readouterr().err
-    assert benchmark.main(["step", "--variants", "lazy"]) == 2
-    assert "cannot be run as 'lazy'" in capsys.readouterr().err
+    for variants in ("afa_jax,lazy", "eager"):
+        assert benchmark.main(["step", "--variants", variants]) == 2
+        assert f"cannot be run as {variants!r}: choose from afa_jax" in capsys.readouterr().err
+
+
+def test_rows_are_added_to_those_of_the_same_device_and_versions(results, monkeypatch, capsys):
+    monkeypatch.setattr(limits, "peaks", lambda: {"float32": 1.0, "bfloat16": 1e10, "bytes": 1e10})
+    monkeypatch.setattr(step_speed, "start", lambda *_: {})
+    made = []
+
+    def compare(network, method, batch, repeats, servers):
+        made.append(batch)
+        return {**ROW, "network": network, "method": method, "batch": batch}
+
+    def batches():
+        rows = json.loads((results / "step_cpu.json").read_text())["rows"]
+        return {(row["network"], row["method"]): row["batch"] for row in rows}
+
+    monkeypatch.setattr(step_speed, "compare", compare)
+    step = ["step", "--variants", "afa_jax", "--networks"]
+    assert benchmark.main([*step, "resnet18,resnet50", "--methods", "ast", "--batch", "2"]) == 0
+    assert benchmark.main([*step, "resnet50", "--methods", "ast,act", "--batch", "4", "--add"]) == 0
+    assert batches() == {("resnet18", "ast"): 2, ("resnet50", "ast"): 4, ("resnet50", "act"): 4}
+    monkeypatch.setattr(benchmark, "device", lambda: "another")
+    assert benchmark.main([*step, "resnet50", "--methods", "ast", "--add"]) == 2
+    assert "is of another device or other versions" in capsys.readouterr().err
+    assert made == [2, 2, 4, 4] and len(batches()) == 3
+    assert benchmark.main([*step, "resnet50", "--methods", "ast", "--batch", "8"]) == 0
+    assert batches() == {("resnet50", "ast"): 8}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ast", "delta"])
 def test_steps_are_made_and_measured(method, results, monkeypatch, capsys):
     """In processes of their own, on a network that PyTorch's side does not have."""
-    monkeypatch.setattr(step_speed, "peaks", lambda: {"flops": 1e12, "bytes": 1e12})
-    monkeypatch.setattr(step_speed, "torch_variants", lambda: ("eager",))
-    monkeypatch.setitem(sys.modules, "torch_step", type("Missing", (), {"torch": type("T", (), {"__version__": "0"})}))
+    monkeypatch.setattr(limits, "peaks", lambda: {"float32": 1e12, "bytes": 1e12})
+    monkeypatch.setattr(step_speed, "variants", lambda: ("afa_jax", "eager"))
+    monkeypatch.setattr(step_speed, "version", lambda package: "0")
     assert benchmark.main(["step", "--networks", "resnet10_small", "--methods", method, "--batch", "2"]) == 0
     result = json.loads((results / "step_cpu.json").read_text())
     (row,) = result["rows"]
     assert row["images_per_second"].keys() == {"afa_jax"} and row["ratio"] is None
-    assert row["flops"] > 1e8 and row["bytes"] > 0 and "Error" in row["failed"]["eager"]
+    assert (
+        (row["best"], row["dtype"]) == ("afa_jax", "float32")
+        and row["flops"] > 1e8
+        and row["bytes"] > 0
+        and "Error" in row["failed"]["eager"]
+    )
     assert row["evaluated_per_second"] > 0 and len(row["seconds"]["afa_jax"]) == 3
     assert "eager does not run" in capsys.readouterr().out
 
@@ -243,21 +312,41 @@ def normal(*shape):
     return jax.random.normal(jax.random.key(sum(shape)), shape)
 
 
-def test_a_profile_tells_each_kind_of_operation_apart():
-    def event(name, seconds, **args):
-        return {"name": name, "ph": "X", "dur": 1e6 * seconds, "args": args}
+def event(name, seconds, pid=1):
+    return {"name": name, "ph": "X", "dur": 1e6 * seconds, "pid": pid, "args": {}}
 
-    origins = {"sum.1": "a/sum", "sum.2": "b/sum", "dot.7": "c/dot", "max": "d/max", "tiny.1": ""}
-    events = [event("sum.1", 1), event("sum.2", 2), event("dot.7", 9), event("kernel", 3, hlo_op="max")]
-    events += [event("tiny.1", 0.01), event("python", 50), {"name": "max", "ph": "M"}]
-    rows = step_profile._rows(events, origins, whole=10.0)
-    assert [(row["kind"], round(row["seconds"], 3), row["mostly"]) for row in rows] == [
-        ("convolutions and products", 3.99, ""),
+
+ORIGINS = {"sum.1": "a/sum", "sum.2": "b/sum", "dot.7": "c/dot", "convert.1": "d/type", "tiny.1": "", "gemm_f.2": ""}
+
+
+def told(rows):
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    return [(row["kind"], round(row["seconds"], 3), row["mostly"]) for row in rows]
+
+
+def test_on_a_cpu_products_are_what_no_other_operation_takes():
+    events = [event("sum.1", 1), event("sum.2", 2), event("dot.7", 9), event("convert.1", 2), event("tiny.1", 0.01)]
+    events += [event("python", 50), {"name": "convert.1", "ph": "M"}]
+    assert told(step_profile._of_cpu(events, ORIGINS, whole=10.0)) == [
+        ("convolutions and products", 4.99, ""),
         ("`sum`", 3.0, "b/sum"),
-        ("`max`", 3.0, "d/max"),
+        ("`convert`", 2.0, "d/type"),
         ("others", 0.01, ""),
     ]
-    assert sum(row["share"] for row in rows) == pytest.approx(1)
+
+
+def test_on_a_gpu_products_are_what_libraries_do_and_the_rest_is_waiting():
+    """A kernel bears the name of XLA's operation, whose characters a kernel may not all have."""
+    names = [{"name": "process_name", "ph": "M", "pid": p, "args": {"name": n}} for p, n in [(1, "/host"), (2, "/GPU")]]
+    events = [event("sum_1", 1, 2), event("sum_2", 2, 2), event("nvjet_sm90", 3, 2), event("gemm_f_2", 0.5, 2)]
+    events += [event("convert_1", 2, 2), event("sum_1", 7)]
+    assert told(step_profile._of_gpu(names + events, ORIGINS, whole=10.0)) == [
+        ("convolutions and products", 3.5, ""),
+        ("`sum`", 3.0, "b/sum"),
+        ("`convert`", 2.0, "d/type"),
+        ("others", 0, ""),
+        ("the device waits", 1.5, ""),
+    ]
 
 
 def test_a_step_is_profiled(results, capsys):
