@@ -173,7 +173,7 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
     networks, methods = _listed(options.networks, zoo.NETWORKS), _listed(options.methods, METHODS)
     there = step_speed.variants()
     variants = options.variants.split(",") if options.variants else there
-    if not set(variants) <= set(there) or not set(variants) & set(step_speed.OURS_HERE):
+    if not set(variants) <= set(there) or not set(variants) & set(step_speed.ours_here()):
         hint = "" if step_speed.has_torch() else ", or pip install torch torchvision"
         choice = f"choose from {', '.join(there)}, at least one of ours{hint}"
         raise UserError(f"the step cannot be run as {options.variants!r}: {choice}.")

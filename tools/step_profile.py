@@ -33,13 +33,15 @@ def profile(network: str, method: str, batch: int, dtype: str = "float32") -> di
     program: Any = step_speed.trace(w).lower().compile()
     state = w.state
 
+    count = step_speed.steps_a_call()
+
     def steps() -> float:
         nonlocal state
         begun = time.perf_counter()
-        for _ in range(step_speed.STEPS):
+        for _ in range(count):
             state, _metrics = program(state, w.frozen, Devices().spread(w.batch))
         jax.block_until_ready(state)
-        return (time.perf_counter() - begun) / step_speed.STEPS
+        return (time.perf_counter() - begun) / count
 
     untraced = [steps() for _ in range(3)][-1]  # the first ones are not what a run repeats
     with TemporaryDirectory() as folder:
@@ -50,10 +52,10 @@ def profile(network: str, method: str, batch: int, dtype: str = "float32") -> di
     origins = dict(_INSTRUCTION.findall(program.as_text()))
     # A trace of a GPU delays what the host asks of it.
     whole = traced if on_cpu() else untraced
-    rows = (_of_cpu if on_cpu() else _of_gpu)(events, origins, whole * step_speed.STEPS)
+    rows = (_of_cpu if on_cpu() else _of_gpu)(events, origins, whole * count)
     about = {"network": network, "method": method, "batch": batch, "dtype": dtype, "seconds": whole}
     for row in rows:
-        row["seconds"] /= step_speed.STEPS
+        row["seconds"] /= count
     head = [f"{network}, `{method}`, batch {batch}, {dtype}", "ms", "share", "mostly"]
     return {**about, "rows": rows, "table": [head, *map(_cells, rows)]}
 

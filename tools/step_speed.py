@@ -54,8 +54,6 @@ OURS = "afa_jax"
 OURS_BFLOAT16 = "afa_jax bfloat16"
 DTYPES = {OURS: "float32", OURS_BFLOAT16: "bfloat16"}
 """What ours computes in; parameters, statistics and losses are float32 in both."""
-OURS_HERE = (OURS,) if compilation.on_cpu() else (OURS, OURS_BFLOAT16)
-"""Which of them are worth their time: a CPU computes in bfloat16 by way of float32."""
 EAGER = "eager"
 """PyTorch's step as the released code makes it: contiguous, in float32."""
 RELEASED = "as released"
@@ -66,8 +64,17 @@ TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "inception_v3", 
 """Networks that both libraries have."""
 Calls = Mapping[str, Callable[[], None]]
 """`step` and `evaluate`, each on the same batch every time, and `wait` for what a device still does."""
-STEPS = 1 if compilation.on_cpu() else 10
-"""In one call: as in a run, the host prepares the next step while a device still works."""
+
+
+# Functions, because JAX's first look at the devices must come after `memory.keep_freed`.
+def ours_here() -> tuple[str, ...]:
+    """Of our variants those that are worth their time: a CPU computes in bfloat16 by way of float32."""
+    return (OURS,) if compilation.on_cpu() else (OURS, OURS_BFLOAT16)
+
+
+def steps_a_call() -> int:
+    """As in a run, the host prepares the next step while a device still works."""
+    return 1 if compilation.on_cpu() else 10
 
 
 class Work(NamedTuple):
@@ -234,7 +241,7 @@ class Server:
         """Of one `step`, or of one `evaluate`."""
         assert self._process.stdin
         with suppress(BrokenPipeError):  # it has ended, which its answer tells
-            self._process.stdin.write(f"{call} {STEPS if call == 'step' else 1}\n")
+            self._process.stdin.write(f"{call} {steps_a_call() if call == 'step' else 1}\n")
         return float(self._answer())
 
     def close(self) -> None:
@@ -337,7 +344,7 @@ def has_torch() -> bool:
 
 def variants() -> tuple[str, ...]:
     """What can be compared here: ours, and PyTorch's if it is installed."""
-    return (*OURS_HERE, *(TORCH_VARIANTS if has_torch() else ()))
+    return (*ours_here(), *(TORCH_VARIANTS if has_torch() else ()))
 
 
 def starts(network: str, method: str, batch: int, variant: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from afa_jax.initializers import torch_linear
-from afa_jax.models.layers import batch_norm, conv, max_pool
+from afa_jax.models.layers import batch_norm, conv, max_pool, once
 from afa_jax.models.network import Network, spread_taps
 
 
@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(y))
         y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         y = batch_norm(train, dtype=self.dtype, name="bn2")(y)
-        return nn.relu(y + _shortcut(x, y, self.stride, train, self.dtype))
+        return once(nn.relu(y + _shortcut(x, y, self.stride, train, self.dtype)))
 
 
 class Bottleneck(nn.Module):
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(batch_norm(train, dtype=self.dtype, name="bn2")(y))
         y = conv(4 * self.width, 1, dtype=self.dtype, name="conv3")(y)
         y = batch_norm(train, dtype=self.dtype, name="bn3")(y)
-        return nn.relu(y + _shortcut(x, y, self.stride, train, self.dtype))
+        return once(nn.relu(y + _shortcut(x, y, self.stride, train, self.dtype)))
 
 
 class Downsample(nn.Module):
@@ -101,7 +101,7 @@ class ResNet(nn.Module):
         x = conv(self.width, size, stride=stride, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
         if not self.small_images:
-            x = max_pool(x)
+            x = once(max_pool(x))
         for i, depth in enumerate(self.depths):
             stage = ResidualStage(self.block, depth, self.width * 2**i, min(i + 1, 2), self.dtype, name=f"layer{i + 1}")
             x = stage(x, train)
