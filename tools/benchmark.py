@@ -179,21 +179,24 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"the step cannot be run as {options.variants!r}: {choice}.")
     if not step_speed.has_torch():
         print("PyTorch is not compared with: pip install torch torchvision", file=sys.stderr)
+    if jax.device_count() > 1:
+        raise UserError("PyTorch's step runs on one device: hide the others (CUDA_VISIBLE_DEVICES=0).")
     rows = list(itertools.product(methods, networks))
-    earlier = _earlier(options, rows) if options.add else []
+    earlier = _earlier(options) if options.add else []
     keep = partial(_keep, _file(options))
     return step_speed.step(rows, options.batch, options.repeats, variants, options.compile_times, earlier, keep)
 
 
-def _earlier(options: argparse.Namespace, rows: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The rows that the file has besides those that are measured now."""
+def _earlier(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that the file has."""
     file = RESULTS / f"{_file(options)}.json"
     if not file.exists():
         return []
     result = json.loads(file.read_text(encoding="utf-8"))
-    if (result["device"], result["versions"]) != (device(), versions()):
+    alike = (result["device"], result["versions"]) == (device(), versions())
+    if not alike or not all("best" in row for row in result["rows"]):
         raise UserError(f"{file} is of another device or other versions: leave out --add to measure all rows anew.")
-    return [row for row in result["rows"] if (row["method"], row["network"]) not in rows]
+    return result["rows"]
 
 
 def _listed(text: str, known: Collection[str]) -> list[str]:

@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from afa_jax import compilation
 from afa_jax.models import convolution, layers
+from afa_jax.models.networks import resnet
 
 
 def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any) -> Array:
@@ -40,6 +41,7 @@ OWN: dict[str, tuple[Any, str, Any]] = {
     "1×1 convolutions": (convolution, "_product", _product),
     "3×3 convolutions": (convolution, "winograd", _plain),
     "max-pooling": (layers, "largest_of_shifts", _max_pool),
+    "once computed block outputs": (resnet, "once", lambda x: x),
     "BatchNorm": (layers, "BatchNorm", partial(nn.BatchNorm, use_fast_variance=False)),
     "XLA's options": (compilation, "compiler_options", lambda: None),
 }

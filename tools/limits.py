@@ -48,7 +48,7 @@ def products(jaxpr: Any) -> float:
 
     Counted by hand, because XLA counts none that it leaves to a GPU's libraries.
     """
-    used, total = set(jaxpr.outvars), 0.0
+    used, total = {x for x in jaxpr.outvars if not isinstance(x, Literal)}, 0.0
     for equation in reversed(jaxpr.eqns):
         if used.isdisjoint(equation.outvars):
             continue

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import re
 import time
 from collections import Counter
@@ -76,21 +77,33 @@ def _of_cpu(events: list[dict[str, Any]], origins: Mapping[str, str], whole: flo
 
 
 def _of_gpu(events: list[dict[str, Any]], origins: Mapping[str, str], whole: float) -> list[dict[str, Any]]:
-    """What libraries compute, then each kind of XLA's own operations, then the time in which the device waits."""
+    """What libraries compute, then each kind of XLA's own operations, copies, and when the device waits."""
     named = [event for event in events if event.get("name") == "process_name"]
     devices = {event["pid"] for event in named if "GPU" in event["args"].get("name", "")}
     kernels = {re.sub(r"\W", "_", name): name for name in origins}
     seconds: Counter[str] = Counter()
-    libraries = 0.0
+    libraries, copies = 0.0, 0.0
+    busy: list[tuple[float, float]] = []
     for event in (event for event in events if event.get("ph") == "X" and event["pid"] in devices):
-        name = kernels.get(event["name"])
-        if name is None or name.startswith("gemm"):
-            libraries += event["dur"] / 1e6
+        name, took = kernels.get(event["name"]), event["dur"] / 1e6
+        if re.match(r"(?i)mem(cpy|set)", event["name"]):
+            copies += took
+        elif name is None or name.startswith("gemm"):
+            libraries += took
         else:
-            seconds[name] += event["dur"] / 1e6
-    shown = _shown(seconds, origins, whole)
-    idle = whole - libraries - sum(row["seconds"] for row in shown)
-    return [_row("convolutions and products", libraries, whole), *shown, _row("the device waits", idle, whole)]
+            seconds[name] += took
+        busy.append((event["ts"] / 1e6, event["ts"] / 1e6 + took))
+    shown = [_row("convolutions and products", libraries, whole), *_shown(seconds, origins, whole)]
+    return [*shown, _row("copies", copies, whole), _row("the device waits", whole - _union(busy), whole)]
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """How long at least one of them lasts: copies run beside what is computed."""
+    length, end = 0.0, -math.inf
+    for begin, until in sorted(spans):
+        length += max(0.0, until - max(begin, end))
+        end = max(end, until)
+    return length
 
 
 def _shown(seconds: Counter[str], origins: Mapping[str, str], whole: float) -> list[dict[str, Any]]:

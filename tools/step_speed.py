@@ -3,7 +3,7 @@
 Run by itself it is one of the processes that are compared: it tells what is known of the step, and then does what each
 line that it is sent names, `step` or `evaluate`.
 
-    python tools/step_speed.py resnet50 ast 16 afa_jax 4
+    python tools/step_speed.py resnet50 ast 16 afa_jax 4 cpu
 """
 
 import importlib.util
@@ -55,7 +55,7 @@ OURS_BFLOAT16 = "afa_jax bfloat16"
 DTYPES = {OURS: "float32", OURS_BFLOAT16: "bfloat16"}
 """What ours computes in; parameters, statistics and losses are float32 in both."""
 EAGER = "eager"
-"""PyTorch's step as the released code makes it: contiguous, in float32."""
+"""PyTorch's step in the form of the released code: contiguous, in float32, not compiled."""
 RELEASED = "as released"
 """PyTorch's eager step in a process that gives freed memory back to the system, as it does by itself."""
 TORCH_VARIANTS = (EAGER, "channels-last", "bfloat16 autocast", "compiled", "compiled bfloat16")
@@ -169,29 +169,30 @@ def ours(w: Work) -> tuple[Calls, dict[str, Any]]:
     }
 
 
-def theirs(network: str, method: str, w: Work, variant: str) -> Calls:
+def theirs(network: str, method: str, w: Work, variant: str, device: str) -> Calls:
     """The same in PyTorch, which is given the cropped and normalised images."""
     import torch_step
 
     images = np.moveaxis(np.array(w.task.preprocess.test(jnp.asarray(w.batch["image"]))), -1, 1)
     settings = {**SETTINGS, "learning_rate": LEARNING_RATE}
     head = zoo.NETWORKS[network].head
-    calls = torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings)
+    calls = torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings, device)
     for call in calls.values():
         call()
     return calls
 
 
-def serve(network: str, method: str, batch: int, variant: str, modules: int) -> None:
+def serve(network: str, method: str, batch: int, variant: str, modules: int, device: str) -> None:
     """Tells what is known of the step, then does what every line names, as often as it says, and tells the seconds.
 
     Args:
       variant: of PyTorch's step, or of ours.
+      device: PyTorch's, `cpu` or `cuda`.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     w = work(network, method, batch, modules, jnp.dtype(DTYPES.get(variant, DTYPES[OURS])))
-    calls, facts = ours(w) if variant in DTYPES else (theirs(network, method, w, variant), {})
+    calls, facts = ours(w) if variant in DTYPES else (theirs(network, method, w, variant, device), {})
     print(json.dumps(facts), file=answers)
     for line in sys.stdin:
         call, count = line.split()
@@ -219,6 +220,7 @@ class Server:
         self, network: str, method: str, batch: int, variant: str, modules: int = 4, **environment: str
     ) -> None:
         command = [sys.executable, __file__, network, method, str(batch), variant, str(modules)]
+        command.append("cpu" if compilation.on_cpu() else "cuda")
         if variant in TORCH_VARIANTS or variant == RELEASED:
             environment |= {"JAX_PLATFORMS": "cpu"}  # a GPU's memory is PyTorch's then
         self._errors = TemporaryFile("w+")  # noqa: SIM115  (open as long as the process)
@@ -261,7 +263,10 @@ class Server:
 
 
 def start(network: str, method: str, batch: int, variants: Sequence[str], stack: ExitStack) -> dict[str, Any]:
-    """By variant its process, or the error that it ended with; while they compile they share the host's cores."""
+    """By variant its process, or the error that it ended with.
+
+    On a CPU they compile side by side. On a GPU a compiler measures what is fastest, which another would disturb.
+    """
 
     def one(variant: str) -> Server | UserError:
         try:
@@ -269,7 +274,7 @@ def start(network: str, method: str, batch: int, variants: Sequence[str], stack:
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(len(variants)) as pool:
+    with ThreadPoolExecutor(len(variants) if compilation.on_cpu() else 1) as pool:
         return dict(zip(variants, pool.map(one, variants), strict=True))
 
 
@@ -285,26 +290,29 @@ def compare(network: str, method: str, batch: int, repeats: int, servers: Mappin
       UserError: none of ours runs.
     """
     failed = {name: each for name, each in servers.items() if isinstance(each, UserError)}
-    running: dict[str, Server] = {name: each for name, each in servers.items() if name not in failed}
-    times: dict[str, list[float]] = {}
-    for name, server in list(running.items()):
+    times: dict[str, dict[str, list[float]]] = {"step": {}, "evaluate": {}}
+
+    def ask(name: str, call: str) -> None:
         try:
-            times[name] = [server.seconds()]
+            if name not in failed:
+                times[call].setdefault(name, []).append(servers[name].seconds(call))
         except UserError as error:
             failed[name] = error
-    if not times.keys() & DTYPES.keys():
+
+    for name in servers:
+        ask(name, "step")
+    fastest = min((first for (first,) in times["step"].values()), default=0.0)
+    quick = [name for name, (first,) in times["step"].items() if name in (*DTYPES, EAGER) or first < 3 * fastest]
+    for call, count in (("step", repeats - 1), ("evaluate", repeats)):
+        for _ in range(count):
+            for name in quick:
+                ask(name, call)
+    times = {call: {name: each for name, each in of.items() if name not in failed} for call, of in times.items()}
+    if not times["step"].keys() & DTYPES.keys():
         raise next(error for name, error in failed.items() if name in DTYPES)
-    fastest = min(map(min, times.values()))
-    quick = [name for name in times if name in (OURS, EAGER) or times[name][0] < 3 * fastest]
-    for _ in range(repeats - 1):
-        for name in quick:
-            times[name].append(running[name].seconds())
-    looks: dict[str, list[float]] = {name: [] for name in quick}
-    for _ in range(repeats):
-        for name in quick:
-            looks[name].append(running[name].seconds("evaluate"))
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    evaluated = {name: statistics.median(each) for name, each in looks.items()}
+    medians, evaluated = (
+        {name: statistics.median(each) for name, each in times[call].items()} for call in ("step", "evaluate")
+    )
     best = _best(medians, ours=True)
     assert best
     return {
@@ -312,17 +320,18 @@ def compare(network: str, method: str, batch: int, repeats: int, servers: Mappin
         "method": method,
         "batch": batch,
         "image_size": zoo.NETWORKS[network].image_size,
-        "seconds": times,
+        "seconds": times["step"],
+        "seconds_of_evaluation": times["evaluate"],
         "images_per_second": {name: batch / seconds for name, seconds in medians.items()},
         "failed": {name: str(error) for name, error in failed.items()},
         "ratio": ratio(medians),
-        "ratio_of_fastest": ratio({name: min(each) for name, each in times.items()}),
+        "ratio_of_fastest": ratio({name: min(each) for name, each in times["step"].items()}),
         "ratio_to_eager": medians[EAGER] / medians[best] if EAGER in medians else None,
         "evaluated_per_second": batch / min(evaluated[name] for name in evaluated.keys() & DTYPES.keys()),
         "ratio_of_evaluation": ratio(evaluated),
         "best": best,
         "dtype": DTYPES[best],
-        **{key: running[best].facts[key] for key in ("flops", "bytes", "memory_bytes")},
+        **{key: servers[best].facts[key] for key in ("flops", "bytes", "memory_bytes")},
     }
 
 
@@ -373,9 +382,13 @@ def step(
     Args:
       rows: methods and networks.
       variants: ours and PyTorch's, at least one of ours.
-      earlier: rows that were measured before.
+      earlier: rows that were measured before; one that is measured anew takes its place.
       keep: is given what there is after each row.
+
+    Raises:
+      UserError: no row could be measured.
     """
+    measured = False
     result: dict[str, Any] = {"peaks": limits.peaks(), "rows": list(earlier)}
     if set(variants) & set(TORCH_VARIANTS):
         result["torch"] = version("torch")
@@ -383,15 +396,17 @@ def step(
         try:
             with ExitStack() as stack:
                 row = compare(network, method, batch, repeats, start(network, method, batch, variants, stack))
-            if compile_times:
-                row["starts"] = starts(network, method, batch, row["best"])
+            row["starts"] = starts(network, method, batch, row["best"]) if compile_times else None
         except UserError as error:
             print(f"{network} {method} does not run: {error}", file=sys.stderr)
             continue
         row["share_of_limit"] = limits.share_of_limit(row, result["peaks"])
-        result["rows"].append(row)
+        others = [each for each in result["rows"] if (each["method"], each["network"]) != (method, network)]
+        result["rows"], measured = [*others, row], True
         print(_line(row), flush=True)
         keep({**result, "table": table(result["rows"])})
+    if not measured:
+        raise UserError("no step could be measured.")
     return {**result, "table": table(result["rows"])}
 
 
@@ -445,9 +460,9 @@ def _line(row: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     import changes
 
-    _, chosen, kind, images, wanted, count = sys.argv
+    _, chosen, kind, images, wanted, count, device = sys.argv
     if wanted not in (changes.MEMORY, RELEASED):
         memory.keep_freed()
     changes.undo(wanted)
     variant = OURS if wanted in changes.CHANGES else EAGER if wanted == RELEASED else wanted
-    serve(chosen, kind, int(images), variant, int(count))
+    serve(chosen, kind, int(images), variant, int(count), device)

@@ -70,6 +70,7 @@ def make_step(
     images: Any,
     labels: Any,
     settings: Mapping[str, float],
+    device: str,
     classes: Sequence[int] = (100, 1000),
 ) -> dict[str, Callable[[], None]]:
     """One `step`, and one `evaluate`, on a batch that is ready: normalised images `[B, 3, S, S]` and labels, in NumPy.
@@ -79,9 +80,9 @@ def make_step(
     Args:
       taps: the shapes `[1, H, W, C]` of the tapped layers, by their path in torchvision's network.
       settings: `alpha`, `beta`, `weight_decay` and the learning rate.
+      device: `cpu` or `cuda`.
       classes: of the target and of the teacher.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
     target = _network(network, classes[0], layout, {**dict.fromkeys(taps), head: None}).to(device)
     teacher = _network(network, classes[1], layout, taps).to(device).eval().requires_grad_(False)

@@ -1,0 +1,39 @@
+"""What is used more than once is computed once on a CPU, and nothing else changes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from afa_jax.models.layers import once
+
+
+def test_nothing_is_changed():
+    x = jnp.array([[0.0, -0.0, jnp.inf], [-jnp.inf, jnp.nan, 1e-40]])
+    for f in (once, jax.jit(once), jax.vmap(once)):
+        np.testing.assert_array_equal(np.asarray(f(x)).view(np.int32), np.asarray(x).view(np.int32))
+    y, slope = jax.jvp(once, (x,), (2 * x,))
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(slope, 2 * x)
+    np.testing.assert_array_equal(jax.grad(lambda x: (3 * once(x)).sum())(x), jnp.full_like(x, 3))
+
+
+def bytes_of(blocks, keep, differentiate):
+    """What a program of so many blocks, each a product behind a shortcut, reads and writes."""
+
+    def run(x, matrices):
+        for matrix in matrices:
+            y = (x.reshape(-1, 32) @ matrix).reshape(x.shape)
+            x = keep(jax.nn.relu(2 * y + x))
+        return x.sum()
+
+    arguments = jnp.ones((4, 8, 8, 32)), [jnp.ones((32, 32))] * blocks
+    program = jax.jit(jax.grad(run, (0, 1)) if differentiate else run).lower(*arguments).compile()
+    return program.cost_analysis()["bytes accessed"]
+
+
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_a_row_of_shortcuts_costs_by_its_length_and_not_by_its_square(differentiate):
+    few, many = (bytes_of(blocks, once, differentiate) for blocks in (4, 16))
+    assert many < 4.4 * few
+    assert many < 0.8 * bytes_of(16, lambda x: x, differentiate)
