@@ -125,7 +125,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     mostly = re.sub(r"^jit\(step\)/", "", row["mostly"])
     return [
         row["kind"],
-        f"{1000 * row['seconds']:.3g}",
+        f"{1000 * row['seconds']:,.1f}",
         f"{100 * row['share']:.0f} %",
         f"`{mostly}`" if mostly else "–",
     ]

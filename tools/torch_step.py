@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision_networks import create_feature_extractor, models
+from torchvision_networks import create_feature_extractor, torchvision
 
 torch.backends.cudnn.benchmark = True  # the fastest of its programs for these sizes; no effect on a CPU
 
@@ -137,5 +137,5 @@ def make_step(
 def _network(name: str, classes: int, layout: torch.memory_format, outputs: Iterable[str]) -> nn.Module:
     """In train mode; gives what each layer in `outputs` puts out, by its path, and computes nothing else."""
     options = {"init_weights": False} if name == "inception_v3" else {}
-    model: Any = getattr(models, name)(weights=None, num_classes=classes, **options)
+    model: Any = getattr(torchvision.models, name)(weights=None, num_classes=classes, **options)
     return create_feature_extractor(model.to(memory_format=layout), list(outputs)).train()

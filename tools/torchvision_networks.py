@@ -6,13 +6,13 @@ Such a package lacks its own operators, without which it cannot be imported; the
 import torch
 
 try:
-    import torchvision.models as models
+    import torchvision
 except RuntimeError:
     LIBRARY = torch.library.Library("torchvision", "DEF")  # which ends with the object
     for name in ("nms", "qnms"):
         LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision.models as models
+    import torchvision
 
 from torchvision.models.feature_extraction import create_feature_extractor
 
-__all__ = ["create_feature_extractor", "models"]
+__all__ = ["create_feature_extractor", "torchvision"]

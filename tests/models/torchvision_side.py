@@ -13,7 +13,7 @@ from tests.models import torch_faces
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from torchvision_networks import models
+from torchvision_networks import torchvision
 
 
 def build(name):
@@ -24,7 +24,7 @@ def build(name):
     if name in cases.FACES:
         model = torch_faces.build(name, cases.CLASSES)
     else:
-        factory = getattr(models, name.removesuffix("_no_aux"))
+        factory = getattr(torchvision.models, name.removesuffix("_no_aux"))
         model = factory(weights=None, num_classes=cases.CLASSES, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
