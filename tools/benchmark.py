@@ -56,6 +56,7 @@ import jax
 import numpy as np
 import publish_comparison
 import starts
+import step_process
 import step_profile
 import step_speed
 from flax.core import FrozenDict
@@ -171,13 +172,13 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
 
 def _step(options: argparse.Namespace) -> dict[str, Any]:
     networks, methods = _listed(options.networks, zoo.NETWORKS), _listed(options.methods, METHODS)
-    there = step_speed.variants()
+    there = step_process.variants()
     variants = options.variants.split(",") if options.variants else there
-    if not set(variants) <= set(there) or not set(variants) & set(step_speed.ours_here()):
-        hint = "" if step_speed.has_torch() else ", or pip install torch torchvision"
+    if not set(variants) <= set(there) or not set(variants) & set(step_process.ours_here()):
+        hint = "" if step_process.has_torch() else ", or pip install torch torchvision"
         choice = f"choose from {', '.join(there)}, at least one of ours{hint}"
         raise UserError(f"the step cannot be run as {options.variants!r}: {choice}.")
-    if not step_speed.has_torch():
+    if not step_process.has_torch():
         print("PyTorch is not compared with: pip install torch torchvision", file=sys.stderr)
     if jax.device_count() > 1:
         raise UserError("PyTorch's step runs on one device: hide the others (CUDA_VISIBLE_DEVICES=0).")
@@ -269,7 +270,7 @@ def main(argv: list[str]) -> int:
     seven.add_argument("--network", choices=zoo.NETWORKS, default="resnet50")
     seven.add_argument("--method", choices=METHODS, default="ast")
     seven.add_argument("--batch", type=int, default=16)
-    seven.add_argument("--dtype", choices=step_speed.DTYPES.values(), default="float32")
+    seven.add_argument("--dtype", choices=step_process.DTYPES.values(), default="float32")
     for each in (one, two, three, four, five, six):
         each.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import step_speed
+import step_process
 from jax import Array, lax
 
 from afa_jax import compilation
@@ -68,12 +68,12 @@ def changes(networks: Sequence[str], batch: int, repeats: int) -> dict[str, Any]
 
 
 def _measure(network: str, batch: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    with closing(step_speed.Server(network, "ast", batch, step_speed.OURS)) as whole:
+    with closing(step_process.Server(network, "ast", batch, step_process.OURS)) as whole:
         return {change: _compare(whole, network, change, batch, repeats) for change in CHANGES}
 
 
-def _compare(whole: step_speed.Server, network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
-    with closing(step_speed.Server(network, "ast", batch, change)) as without:
+def _compare(whole: step_process.Server, network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
+    with closing(step_process.Server(network, "ast", batch, change)) as without:
         if change != MEMORY and whole.facts["program"] == without.facts["program"]:
             return {}
         pairs = [(whole.seconds(), without.seconds()) for _ in range(repeats)]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import step_speed
+import step_process
 from jax import Array
 
 from afa_jax import compilation, memory
@@ -20,7 +20,7 @@ from afa_jax.training.prepare import channels_together
 from afa_jax.transfer.channel_weights import loss_increases
 
 # Whole passes in PyTorch, eager, contiguous and in float32; the released code makes one for each filter.
-_PYTORCHS = {"pytorch": step_speed.EAGER, "released": step_speed.RELEASED}
+_PYTORCHS = {"pytorch": step_process.EAGER, "released": step_process.RELEASED}
 RATIOS = {"whole_pass": "ratio", "pytorch": "ratio_to_pytorch", "released": "ratio_to_released"}
 """By the passes that it is set against, how many times as fast all filters are."""
 
@@ -66,9 +66,9 @@ def delta(network: str, batch: int, share: int, repeats: int) -> dict[str, Any]:
     mask = jnp.ones(shapes[first][-1]).at[0].set(0)
     rows = []
     with ExitStack() as stack:
-        there = network in step_speed.TORCHVISION and step_speed.has_torch()
+        there = network in step_process.TORCHVISION and step_process.has_torch()
         pytorchs = {
-            name: stack.enter_context(closing(step_speed.Server(network, "delta", batch, variant)))
+            name: stack.enter_context(closing(step_process.Server(network, "delta", batch, variant)))
             for name, variant in (_PYTORCHS if there else {}).items()
         }
         for tap in spec.taps[4]:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import step_speed
+import step_process
 
 from afa_jax.data.batches import train_batch
 from afa_jax.data.dataset import Split
@@ -45,7 +45,7 @@ def _devices(count: int) -> str:
 def _step(what: str, size: int, network: str, batch: int, repeats: int, **options: Any) -> dict[str, Any]:
     known = {"what": what, "size": size}
     try:
-        with closing(step_speed.Server(network, "ast", batch, step_speed.OURS, **options)) as server:
+        with closing(step_process.Server(network, "ast", batch, step_process.OURS, **options)) as server:
             rate = batch / statistics.median(server.seconds() for _ in range(repeats))
             return _told({**known, "images_per_second": rate, "memory": server.facts["memory_bytes"]})
     except UserError as error:  # most likely it is too large

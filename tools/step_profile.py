@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import step_speed
+import step_process
 
 from afa_jax import memory
 from afa_jax.compilation import on_cpu
@@ -30,11 +30,11 @@ def profile(network: str, method: str, batch: int, dtype: str = "float32") -> di
     On a GPU they are what a library computes, and what is left is the time in which it waits.
     """
     memory.keep_freed()
-    w = step_speed.work(network, method, batch, dtype=jnp.dtype(dtype))
-    program: Any = step_speed.trace(w).lower().compile()
+    w = step_process.work(network, method, batch, dtype=jnp.dtype(dtype))
+    program: Any = step_process.trace(w).lower().compile()
     state = w.state
 
-    count = step_speed.steps_a_call()
+    count = step_process.steps_a_call()
 
     def steps() -> float:
         nonlocal state

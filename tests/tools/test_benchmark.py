@@ -21,6 +21,7 @@ import delta_speed
 import growth
 import limits
 import publish_comparison
+import step_process
 import step_profile
 import step_speed
 
@@ -64,7 +65,7 @@ def test_delta_is_set_against_pytorchs_passes_where_it_has_the_network(results, 
     class Server:
         def __init__(self, network, method, batch, variant):
             assert (network, batch) == ("resnet10_small", 1)
-            self.each = {"eager": 3.0, step_speed.RELEASED: 4.0}[variant]
+            self.each = {"eager": 3.0, step_process.RELEASED: 4.0}[variant]
 
         def seconds(self, call):
             assert call == "evaluate"
@@ -76,9 +77,9 @@ def test_delta_is_set_against_pytorchs_passes_where_it_has_the_network(results, 
     def seconds(call, repeats):
         return 0.5 * len(call.args[-1]) if call.args[-1].dtype == "int32" else 2.0
 
-    monkeypatch.setattr(step_speed, "Server", Server)
-    monkeypatch.setattr(step_speed, "has_torch", lambda: True)
-    monkeypatch.setattr(step_speed, "TORCHVISION", ("resnet10_small",))
+    monkeypatch.setattr(step_process, "Server", Server)
+    monkeypatch.setattr(step_process, "has_torch", lambda: True)
+    monkeypatch.setattr(step_process, "TORCHVISION", ("resnet10_small",))
     monkeypatch.setattr(delta_speed, "seconds", seconds)
     assert benchmark.main(["delta", "--network", "resnet10_small", "--batch", "1"]) == 0
     result = json.loads((results / "delta_weights_resnet10_small_cpu.json").read_text())
@@ -258,7 +259,7 @@ def test_rows_are_added_to_those_of_the_same_device_and_versions(results, monkey
 def test_steps_are_made_and_measured(method, results, monkeypatch, capsys):
     """In processes of their own, on a network that PyTorch's side does not have."""
     monkeypatch.setattr(limits, "peaks", lambda: {"float32": 1e12, "bytes": 1e12})
-    monkeypatch.setattr(step_speed, "variants", lambda: ("afa_jax", "eager"))
+    monkeypatch.setattr(step_process, "variants", lambda: ("afa_jax", "eager"))
     monkeypatch.setattr(step_speed, "version", lambda package: "0")
     assert benchmark.main(["step", "--networks", "resnet10_small", "--methods", method, "--batch", "2"]) == 0
     result = json.loads((results / "step_cpu.json").read_text())
