@@ -1,8 +1,6 @@
 """PyTorch's step aligns features as ours does, which its speed is compared with."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,8 +8,6 @@ import pytest
 
 from afa_jax.transfer.attention import ChannelAttention, SpatialAttention
 from afa_jax.transfer.losses import channel_alignment, delta_alignment, spatial_alignment
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")), reason="needs torch"
