@@ -25,13 +25,17 @@ def _product(x: Array, matrix: Array) -> Array:
     return lax.conv_general_dilated(x, matrix[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _max_pool(x: Array, side: int, stride: int, padding: int) -> Array:
+def _max_pool(x: Array, padding: int) -> Array:
     pads: Any = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (side, side), strides=(stride, stride), padding=pads)
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=pads)
 
 
 def _plain(x: Array, kernel: Array, padding: Any) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _strided(x, kernel, 1, padding)
+
+
+def _strided(x: Array, kernel: Array, stride: int, padding: Any) -> Array:
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 MEMORY = "kept memory"
@@ -40,7 +44,8 @@ OWN: dict[str, tuple[Any, str, Any]] = {
     "depthwise convolutions": (convolution, "depthwise", _depthwise),
     "1×1 convolutions": (convolution, "_product", _product),
     "3×3 convolutions": (convolution, "winograd", _plain),
-    "max-pooling": (layers, "largest_of_shifts", _max_pool),
+    "first convolutions": (convolution, "_on_blocks", _strided),
+    "max-pooling": (layers, "largest_of_nine", _max_pool),
     "once computed block outputs": (resnet, "once", lambda x: x),
     "BatchNorm": (layers, "BatchNorm", partial(nn.BatchNorm, use_fast_variance=False)),
     "XLA's options": (compilation, "compiler_options", lambda: None),

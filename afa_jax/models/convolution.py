@@ -1,9 +1,9 @@
-"""Convolutions and max-pooling in the form that is fastest on the device.
+"""Convolutions in the form that is fastest on the device.
 
-A GPU and a TPU have their own programs for each of them. On a CPU those of XLA are good at dense convolutions only. So
-here a depthwise one is a sum of shifted, weighted copies, and so is its gradient; a 1×1 one is a matrix product, whose
-gradient is two more; and a maximum is taken of shifted copies, one after the other. A 3×3 one at stride 1 takes fewer
-products by Winograd's way (`winograd`), where it is large enough.
+A GPU and a TPU have their own programs for them, which want more channels than an image has: a strided one of those is
+one on blocks of pixels. On a CPU those of XLA are good at dense convolutions only. So here a depthwise one is a sum of
+shifted, weighted copies, and so is its gradient; a 1×1 one is a matrix product, whose gradient is two more. A 3×3 one
+at stride 1 takes fewer products by Winograd's way (`winograd`), where it is large enough.
 """
 
 import operator
@@ -21,6 +21,8 @@ from afa_jax.models.winograd import pays, winograd
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+_FEW = 4  # channels, below what the units of a GPU take at once
+_NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
@@ -34,15 +36,17 @@ def convolve(
       padding: the word for one, or by axis the rows of zeros before and after.
       options: the others of `lax.conv_general_dilated`.
     """
-    if on_cpu() and x.ndim == 4 and not isinstance(padding, str) and not _dilated(options):
-        if feature_group_count == x.shape[-1] == kernel.shape[-1] > 1:
-            return depthwise(x, kernel, _pair(strides), (_pair(padding[0]), _pair(padding[1])))
-        if feature_group_count == 1 and kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
-            return _product(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-        if feature_group_count == 1 and _pair(strides) == (1, 1):
-            pads = _pair(padding[0]), _pair(padding[1])
-            if pays(x, kernel, pads):
-                return winograd(x, kernel, pads)
+    if x.ndim == 4 and not isinstance(padding, str) and not _dilated(options):
+        stride, pads = _pair(strides), (_pair(padding[0]), _pair(padding[1]))
+        if not on_cpu():
+            if feature_group_count == 1 and x.shape[-1] <= _FEW and stride[0] == stride[1] > 1:
+                return _on_blocks(x, kernel, stride[0], pads)
+        elif feature_group_count == x.shape[-1] == kernel.shape[-1] > 1:
+            return depthwise(x, kernel, stride, pads)
+        elif feature_group_count == 1 and kernel.shape[:2] == (1, 1) and not any(map(any, pads)):
+            return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+        elif feature_group_count == 1 and stride == (1, 1) and pays(x, kernel, pads):
+            return winograd(x, kernel, pads)
     return lax.conv_general_dilated(x, kernel, strides, padding, feature_group_count=feature_group_count, **options)
 
 
@@ -51,20 +55,24 @@ def _product(x: Array, matrix: Array) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-def largest_of_shifts(x: Array, side: int, stride: int, padding: int) -> Array:
-    """The maximum of side×side positions, and NaN where one is; the gradient goes to the first that is largest.
+def _on_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """The same on blocks of stride×stride pixels, whose pixels are channels, at stride 1.
 
-    `lax.reduce_window`, which it equals, looks for that place anew in the backward pass, which is slower on a CPU.
+    A kernel that is no multiple of the stride gets zeros at its end.
     """
-    height, width = ((size + 2 * padding - side) // stride + 1 for size in x.shape[1:3])
-    edge = (padding, padding, 0)
-    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), edge, edge, (0, 0, 0)))
-    shifts = []
-    for i in range(side):
-        for j in range(side):
-            end = i + (height - 1) * stride + 1, j + (width - 1) * stride + 1
-            shifts.append(lax.slice(padded, (0, i, j, 0), (x.shape[0], *end, x.shape[3]), (1, stride, stride, 1)))
-    return reduce(lambda largest, here: jnp.where((here > largest) | jnp.isnan(here), here, largest), shifts)
+    sides = [-(-side // stride) for side in kernel.shape[:2]]
+    rows, columns = _outputs(x, kernel, (stride, stride), padding)
+    blocks = rows - 1 + sides[0], columns - 1 + sides[1]
+    # What the last window does not reach is cut off.
+    pads = [(low, stride * n - low - size, 0) for n, (low, _), size in zip(blocks, padding, x.shape[1:3], strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    x = x.reshape(x.shape[0], blocks[0], stride, blocks[1], stride, x.shape[3])
+    ends = [(0, stride * n - side) for n, side in zip(sides, kernel.shape[:2], strict=True)]
+    kernel = jnp.pad(kernel, [*ends, (0, 0), (0, 0)])
+    kernel = kernel.reshape(sides[0], stride, sides[1], stride, *kernel.shape[2:])
+    x, kernel = x.transpose(0, 1, 3, 2, 4, 5), kernel.transpose(0, 2, 1, 3, 4, 5)
+    x, kernel = lax.collapse(x, 3), lax.collapse(kernel, 2, 5)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_NHWC)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

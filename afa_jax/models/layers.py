@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from afa_jax.compilation import on_cpu
-from afa_jax.models.convolution import convolve, depthwise, largest_of_shifts
+from afa_jax.models.convolution import convolve, depthwise
 from afa_jax.models.normalization import BatchNorm
+from afa_jax.models.pooling import largest_of_nine
 
 EPSILON = 1e-5
 """What a BatchNorm adds to a variance, as PyTorch's does."""
@@ -71,9 +72,7 @@ class PReLU(nn.Module):
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:
     """The maximum of 3×3 positions at stride 2: `[B, H, W, C]` to `[B, (H + 2·padding − 3)//2 + 1, …, C]`."""
-    if on_cpu():
-        return largest_of_shifts(x, 3, 2, padding)
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=_padding(padding))
+    return largest_of_nine(x, padding)
 
 
 def avg_pool(x: Array, size: int, stride: int, padding: int) -> Array:

@@ -14,23 +14,22 @@ from afa_jax.batch_axis import BatchAxis
 class BatchNorm(nn.BatchNorm):
     """What Flax's own gives, `[B, …, C]` to the same, with its names of parameters and statistics.
 
-    Of Flax's fields those count that `layers.batch_norm` sets, `axis_name`, and the initializers. The variance is taken
-    around the mean: the shorter form loses digits when a channel's mean is large against its spread. Statistics and
-    sums are of at least float32.
+    Of Flax's fields those count that `layers.batch_norm` sets, `axis_name`, and the initializers. Statistics and sums
+    are of at least float32.
     """
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
-        shape, exact = x.shape[-1:], jnp.promote_types(x.dtype, jnp.float32)
+        shape = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         variance = self.variable("batch_stats", "var", jnp.ones, shape)
         scale = self.param("scale", self.scale_init, shape) if self.use_scale else jnp.ones(shape)
         bias = self.param("bias", self.bias_init, shape)
         if self.use_running_average:
-            y = _affine(x.astype(exact), mean.value, scale * lax.rsqrt(variance.value + self.epsilon), bias)
+            y = _affine(_exact(x), mean.value, scale * lax.rsqrt(variance.value + self.epsilon), bias)
         else:
             axis = BatchAxis(None if self.is_initializing() else self.axis_name)
-            normalised: Any = normalise(x.astype(exact), scale, bias, self.epsilon, axis)
+            normalised: Any = normalise(x, scale, bias, self.epsilon, axis)
             y, means, variances = normalised
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * means
@@ -48,25 +47,43 @@ def normalise(x: Array, scale: Array, bias: Array, epsilon: float, axis: BatchAx
 
 
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis: BatchAxis) -> Any:
-    mean = axis.mean(_mean(x))
-    variance = axis.mean(_mean(jnp.square(x - mean)))
+    mean, variance = _moments(x, axis)
     spread = lax.rsqrt(variance + epsilon)
-    return (_affine(x, mean, scale * spread, bias), mean, variance), (x, scale, bias, mean, spread)
+    y = _affine(_exact(x), mean, scale * spread, bias).astype(x.dtype)
+    return (y, mean, variance), (x, scale, bias, mean, spread)
+
+
+def _moments(x: Array, axis: BatchAxis) -> tuple[Array, Array]:
+    """Each channel's mean and variance.
+
+    The variance is taken around the mean: the shorter form loses digits when a channel's mean is large against its
+    spread. Values of 16 bits have lost these before, so the shorter form, which reads them once, serves them.
+    """
+    exact = _exact(x)
+    if x.dtype.itemsize > 2:
+        mean = axis.mean(_mean(exact))
+        return mean, axis.mean(_mean(jnp.square(exact - mean)))
+    mean, square = axis.mean((_mean(exact), _mean(jnp.square(exact))))
+    return mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
 def _backward(epsilon: float, axis: BatchAxis, kept: tuple[Array, ...], gradients: tuple[Array, ...]) -> Any:
-    x, scale, bias, mean, spread = kept
-    gradient, count = gradients[0], x.size // x.shape[-1]
+    values, scale, bias, mean, spread = kept
+    x, gradient, count = _exact(values), _exact(gradients[0]), values.size // values.shape[-1]
     of_bias, along = _mean(gradient), _mean(gradient * (x * spread - mean * spread))
     constant, linear = axis.mean((of_bias, along))
     slope = scale * spread
     # slope · (gradient − constant − linear · (x − mean) · spread), in as few operations a value as can be.
     by_x = -slope * spread * linear
     of_x = slope * gradient + (by_x * x + (-slope * constant - by_x * mean))
-    return of_x.astype(x.dtype), (count * along).astype(scale.dtype), (count * of_bias).astype(bias.dtype)
+    return of_x.astype(values.dtype), (count * along).astype(scale.dtype), (count * of_bias).astype(bias.dtype)
 
 
 normalise.defvjp(_forward, _backward)
+
+
+def _exact(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:

@@ -66,23 +66,27 @@ def test_a_1x1_convolution_equals_xlas(sides, stride):
         np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("padding", [0, 1])
-def test_the_maximum_equals_xlas_where_numbers_are_equal_too(padding, monkeypatch):
-    x = np.random.default_rng(0).integers(0, 3, (2, 9, 8, 3)).astype(np.float32)
-    ours = with_gradients(lambda x: layers.max_pool(x, padding=padding), x)
+@pytest.mark.parametrize(
+    ("image", "sides", "stride", "padding"),
+    [
+        ((9, 8), (7, 7), 2, ((3, 3), (3, 3))),  # ResNet's first
+        ((9, 8), (3, 3), 2, ((0, 0), (0, 0))),  # Inception's
+        ((8, 9), (3, 3), 2, ((1, 1), (1, 1))),  # MobileNetV2's
+        ((11, 7), (4, 1), 3, ((2, 0), (1, 5))),
+        ((10, 10), (1, 1), 2, ((0, 0), (0, 0))),
+    ],
+)
+def test_an_images_strided_convolution_equals_xlas_on_a_gpu(image, sides, stride, padding, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for a, b in zip(ours, with_gradients(lambda x: layers.max_pool(x, padding=padding), x), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
-
-
-@pytest.mark.parametrize("place", [(1, 1), (2, 3), (4, 4)])
-def test_the_maximum_of_nan_is_nan(place):
-    x = np.zeros((1, 5, 5, 1), np.float32)
-    x[0, *place] = np.nan
-    found = np.isnan(convolution.largest_of_shifts(jnp.asarray(x), 3, 2, 1))[0, :, :, 0]
-    windows = [[np.isnan(x[0, max(0, 2 * i - 1) : 2 * i + 2, max(0, 2 * j - 1) : 2 * j + 2]).any() for j in range(3)]
-               for i in range(3)]  # fmt: skip
-    np.testing.assert_array_equal(found, windows)
+    strides = stride, stride
+    with jax.enable_x64(True):
+        x, kernel = arrays((2, *image, 3), (*sides, 3, 5))
+        found = with_gradients(
+            lambda x, k: convolution.convolve(x, k, strides, padding, dimension_numbers=NHWC), x, kernel
+        )
+        expected = with_gradients(lambda x, k: native(x, k, strides, padding, 1), x, kernel)
+    for ours, xlas in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (5, 3, 0)])
@@ -127,6 +131,15 @@ def test_only_a_cpu_has_forms_of_its_own(monkeypatch):
     assert "conv_general_dilated" in traced(x, np.ones((1, 1, 4, 8), np.float32), 1)  # which is padded
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "conv_general_dilated" in traced(x, kernel, 4)
+
+
+def test_only_few_channels_are_read_in_blocks_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    padding = ((1, 1), (1, 1))
+    for channels, stride, blocks in ((3, 2, True), (3, 1, False), (64, 2, False)):
+        x, kernel = arrays((1, 8, 8, channels), (3, 3, channels, 4), np.float32)
+        run = partial(convolution.convolve, strides=(stride, stride), padding=padding, dimension_numbers=NHWC)
+        assert ("transpose" in str(jax.make_jaxpr(run)(x, kernel))) is blocks
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -104,3 +104,15 @@ def test_in_bfloat16_statistics_and_gradients_of_parameters_are_of_float32():
     assert found["gradients"][0]["scale"].dtype == found["seen"][1]["var"].dtype == jnp.float32
     found, expected = (jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree) for tree in (found, expected))
     assert_equal(found, expected, rtol=0.02, atol=0.02)
+
+
+def test_the_variance_in_bfloat16_where_the_mean_is_large():
+    """Of the values as they are in bfloat16, and never below zero where a channel has one value only."""
+    x = jnp.asarray(np.random.default_rng(0).normal((16, -8, 3), (1, 0.5, 0), (16, 14, 14, 3)), jnp.bfloat16)
+    layer, known = BatchNorm(momentum=0.0, epsilon=1e-3, use_running_average=False), variables(3)
+    y, updates = layer.apply(known, x, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], exact.var((0, 1, 2)), rtol=2e-3, atol=1e-5)
+    assert (updates["batch_stats"]["var"] >= 0).all()
+    assert np.isfinite(y).all()
