@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from afa_jax.compilation import on_cpu
+from afa_jax.models.once import once
 from afa_jax.models.winograd import pays, winograd
 
 Pair = tuple[int, int]
@@ -96,7 +97,7 @@ def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], gradie
         exact = jax.ShapeDtypeStruct(x.shape, _exact(x))
         transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, padding), exact)
         of_x = transpose(gradient.astype(exact.dtype))[0]
-    return of_x.astype(x.dtype), _kernel_gradient(x, gradient, kernel, strides, padding)
+    return once(of_x.astype(x.dtype)), _kernel_gradient(x, gradient, kernel, strides, padding)
 
 
 depthwise.defvjp(_forward, _backward)

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from afa_jax.compilation import on_cpu
 from afa_jax.models.convolution import convolve, depthwise
@@ -86,16 +86,3 @@ def avg_pool(x: Array, size: int, stride: int, padding: int) -> Array:
 
 def _padding(pad: int) -> Any:  # Flax declares the names of paddings only
     return ((pad, pad), (pad, pad))
-
-
-def once(x: Array) -> Array:
-    """`x`, which on a CPU is then computed once, and so is its gradient.
-
-    XLA computes cheap operations anew for each use. Behind a shortcut that goes on to the next one, each sum would be
-    one of all those before, and a row of 23 blocks would read its maps some hundred times. XLA does not look into a
-    branch whose condition it cannot know, and a barrier that it takes out only later hides the condition.
-    """
-    if not on_cpu():
-        return x
-    always = lax.optimization_barrier(jnp.bool_(True))
-    return lax.cond(always, lambda x: x, jnp.zeros_like, x)

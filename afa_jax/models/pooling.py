@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from afa_jax.models.once import gradient_once
+
 Pair = tuple[int, int]
 _NOWHERE = -9  # in the sum of a place's row and column it stays below zero
 
@@ -21,7 +23,7 @@ def largest_of_nine(x: Array, padding: int) -> Array:
       padding: rows and columns around, fewer than 3.
     """
     height, width = x.shape[1:3]
-    return _largest(x, (height, width), padding)
+    return _largest(gradient_once(x), (height, width), padding)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -116,3 +116,13 @@ def test_the_variance_in_bfloat16_where_the_mean_is_large():
     np.testing.assert_allclose(updates["batch_stats"]["var"], exact.var((0, 1, 2)), rtol=2e-3, atol=1e-5)
     assert (updates["batch_stats"]["var"] >= 0).all()
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("batch", [8, 3])  # a CPU sums eight values at a time, if they come out even
+def test_the_gradients_in_both_ways_of_summing(batch):
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (batch, 5, 3, 6))
+    settings = {**SETTINGS, "use_running_average": False}
+    found, expected = (run(kind(**settings), variables(6), x) for kind in (BatchNorm, nn.BatchNorm))
+    assert_equal(found, expected, rtol=1e-5, atol=5e-6)
+    program = str(jax.make_jaxpr(lambda x: run(BatchNorm(**settings), variables(6), x))(x))
+    assert (" reduce[" in program) is (batch == 8)  # of two arrays at once

@@ -5,26 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from afa_jax.models.layers import once
+from afa_jax.models.once import gradient_once, once
 
 
-def test_nothing_is_changed():
+@pytest.mark.parametrize("keep", [once, gradient_once])
+def test_nothing_is_changed(keep):
     x = jnp.array([[0.0, -0.0, jnp.inf], [-jnp.inf, jnp.nan, 1e-40]])
-    for f in (once, jax.jit(once), jax.vmap(once)):
+    for f in (keep, jax.jit(keep), jax.vmap(keep)):
         np.testing.assert_array_equal(np.asarray(f(x)).view(np.int32), np.asarray(x).view(np.int32))
-    y, slope = jax.jvp(once, (x,), (2 * x,))
-    np.testing.assert_array_equal(y, x)
-    np.testing.assert_array_equal(slope, 2 * x)
-    np.testing.assert_array_equal(jax.grad(lambda x: (3 * once(x)).sum())(x), jnp.full_like(x, 3))
+        np.testing.assert_array_equal(jax.grad(lambda x, f=f: (3 * f(x)).sum())(x), jnp.full_like(x, 3))
 
 
-def bytes_of(blocks, keep, differentiate):
+@pytest.mark.parametrize("keep", [once, gradient_once])
+def test_there_is_a_condition_on_a_cpu_alone(keep, monkeypatch):
+    def program():
+        return str(jax.make_jaxpr(jax.grad(lambda x: keep(x).sum()))(1.0))
+
+    assert program().count("cond[") == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "cond[" not in program()
+
+
+def bytes_of(blocks, keep, keep_gradient, differentiate):
     """What a program of so many blocks, each a product behind a shortcut, reads and writes."""
 
     def run(x, matrices):
         for matrix in matrices:
             y = (x.reshape(-1, 64) @ matrix).reshape(x.shape)
-            x = keep(jax.nn.relu(2 * y + x))
+            x = keep(jax.nn.relu(keep_gradient(2 * y + x)))
         return x
 
     arguments = jnp.ones((4, 16, 16, 64)), [jnp.ones((64, 64))] * blocks
@@ -33,8 +41,17 @@ def bytes_of(blocks, keep, differentiate):
     return program.cost_analysis()["bytes accessed"]
 
 
-@pytest.mark.parametrize("differentiate", [False, True])
-def test_a_row_of_shortcuts_costs_by_its_length_and_not_by_its_square(differentiate):
-    few, many = (bytes_of(blocks, once, differentiate) for blocks in (4, 16))
+def as_it_is(x):
+    return x
+
+
+def test_a_row_of_shortcuts_costs_by_its_length_and_not_by_its_square():
+    few, many = (bytes_of(blocks, once, gradient_once, False) for blocks in (4, 16))
     assert many < 4.4 * few
-    assert many < 0.8 * bytes_of(16, lambda x: x, differentiate)
+    assert many < 0.8 * bytes_of(16, as_it_is, gradient_once, False)
+
+
+def test_so_does_its_gradient():
+    few, many = (bytes_of(blocks, once, gradient_once, True) for blocks in (4, 16))
+    assert many < 4.4 * few
+    assert many < 0.9 * bytes_of(16, as_it_is, gradient_once, True)

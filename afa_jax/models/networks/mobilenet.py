@@ -9,6 +9,7 @@ from jax import Array
 from afa_jax.initializers import torch_linear
 from afa_jax.models.layers import batch_norm, conv
 from afa_jax.models.network import Network, spread_taps
+from afa_jax.models.once import gradient_once
 
 # (expansion, channels, blocks, stride of the first), Sandler et al. (2018), Table 2.
 _SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -60,7 +61,7 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         y = Inner(self.expansion, self.width, self.stride, self.dtype, name="conv")(x, train)
-        return x + y if x.shape == y.shape else y
+        return gradient_once(x + y) if x.shape == y.shape else y
 
 
 class Features(nn.Module):

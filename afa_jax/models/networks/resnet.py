@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from afa_jax.initializers import torch_linear
-from afa_jax.models.layers import batch_norm, conv, max_pool, once
+from afa_jax.models.layers import batch_norm, conv, max_pool
 from afa_jax.models.network import Network, spread_taps
+from afa_jax.models.once import gradient_once, once
 
 
 class BasicBlock(nn.Module):
@@ -28,7 +29,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(y))
         y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         y = batch_norm(train, dtype=self.dtype, name="bn2")(y)
-        return once(nn.relu(y + _shortcut(x, y, self.stride, train, self.dtype)))
+        return once(nn.relu(gradient_once(y + _shortcut(x, y, self.stride, train, self.dtype))))
 
 
 class Bottleneck(nn.Module):
@@ -46,7 +47,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(batch_norm(train, dtype=self.dtype, name="bn2")(y))
         y = conv(4 * self.width, 1, dtype=self.dtype, name="conv3")(y)
         y = batch_norm(train, dtype=self.dtype, name="bn3")(y)
-        return once(nn.relu(y + _shortcut(x, y, self.stride, train, self.dtype)))
+        return once(nn.relu(gradient_once(y + _shortcut(x, y, self.stride, train, self.dtype))))
 
 
 class Downsample(nn.Module):
