@@ -2,15 +2,17 @@
 
 import statistics
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import step_process
+import step_speed
 from jax import Array, lax
 
 from afa_jax import compilation
+from afa_jax.errors import UserError
 from afa_jax.models import convolution, layers
 from afa_jax.models.networks import resnet
 
@@ -73,15 +75,20 @@ def changes(networks: Sequence[str], batch: int, repeats: int) -> dict[str, Any]
 
 
 def _measure(network: str, batch: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    with closing(step_process.Server(network, "ast", batch, step_process.OURS)) as whole:
-        return {change: _compare(whole, network, change, batch, repeats) for change in CHANGES}
+    return {change: _compare(network, change, batch, repeats) for change in CHANGES}
 
 
-def _compare(whole: step_process.Server, network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
-    with closing(step_process.Server(network, "ast", batch, change)) as without:
+def _compare(network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
+    """Both processes start anew, side by side: no two of one program are equally fast."""
+    with ExitStack() as stack:
+        servers = step_speed.start(network, "ast", batch, (step_process.OURS, change), stack)
+        for server in servers.values():
+            if isinstance(server, UserError):
+                raise server
+        whole, without = servers.values()
         if change != MEMORY and whole.facts["program"] == without.facts["program"]:
             return {}
-        pairs = [(whole.seconds(), without.seconds()) for _ in range(repeats)]
+        pairs = [(whole.seconds(), without.seconds()) for _ in range(repeats + 1)][1:]
     as_it_is, less = (list(times) for times in zip(*pairs, strict=True))
     row = {"as it is": as_it_is, "without": less}
     print(network, change, _cell(row), flush=True)
