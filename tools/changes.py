@@ -13,8 +13,7 @@ from jax import Array, lax
 
 from afa_jax import compilation
 from afa_jax.errors import UserError
-from afa_jax.models import convolution, layers
-from afa_jax.models.networks import resnet
+from afa_jax.models import convolution, layers, once
 
 
 def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any) -> Array:
@@ -48,7 +47,7 @@ OWN: dict[str, tuple[Any, str, Any]] = {
     "3×3 convolutions": (convolution, "winograd", _plain),
     "first convolutions": (convolution, "_on_blocks", _strided),
     "max-pooling": (layers, "largest_of_nine", _max_pool),
-    "once computed block outputs": (resnet, "once", lambda x: x),
+    "what is computed once": (once, "_once", lambda x: x),
     "BatchNorm": (layers, "BatchNorm", partial(nn.BatchNorm, use_fast_variance=False)),
     "XLA's options": (compilation, "compiler_options", lambda: None),
 }

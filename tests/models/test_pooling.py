@@ -37,9 +37,9 @@ def test_of_equal_values_the_first_has_the_gradient():
 
 
 def test_a_gradient_of_several_windows_is_summed_in_float32():
-    """One value is the largest of four windows, and 1 + three 2⁻⁸ are no more than 1 if each sum is rounded."""
+    """One value is the largest of four windows: added to 1, which comes first, a 2⁻⁸ is lost if sums are rounded."""
     x = jnp.zeros((1, 5, 5, 1), jnp.bfloat16).at[0, 2, 2, 0].set(1)
-    gradient = jnp.array([1, 2**-8, 2**-8, 2**-8], jnp.bfloat16).reshape(1, 2, 2, 1)
+    gradient = jnp.array([2**-8, 2**-8, 2**-8, 1], jnp.bfloat16).reshape(1, 2, 2, 1)
     _, transpose = jax.vjp(lambda x: max_pool(x, padding=0), x)
     found = transpose(gradient)[0][0, 2, 2, 0]
     assert found.dtype == jnp.bfloat16

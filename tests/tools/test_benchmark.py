@@ -113,7 +113,7 @@ def test_each_change_is_measured_with_and_without(results, capsys):
     assert [row["change"] for row in rows] == list(changes.CHANGES)
     measured = [row["change"] for row in rows if row["resnet10_small"]]
     others = ("BatchNorm", "XLA's options", "kept memory")
-    assert measured == ["1×1 convolutions", "once computed block outputs", *others]  # all that it has
+    assert measured == ["1×1 convolutions", "what is computed once", *others]  # all that it has
     assert all(len(times) == 1 for row in rows for times in row["resnet10_small"].values())
     assert capsys.readouterr().out.count("in place of") == 2 * len(measured)
 
@@ -126,7 +126,7 @@ def test_each_change_is_measured_with_and_without(results, capsys):
         "3×3 convolutions": lambda f: f(normal(2, 9, 8, 4), normal(3, 3, 4, 6), ((1, 1), (0, 1))),
         "first convolutions": lambda f: f(normal(2, 9, 8, 3), normal(7, 7, 3, 6), 2, ((3, 3), (3, 3))),
         "max-pooling": lambda f: f(normal(2, 9, 9, 4), 1),
-        "once computed block outputs": lambda f: f(normal(3, 4)),
+        "what is computed once": lambda f: f(normal(3, 4)),
         "BatchNorm": lambda f: f(use_running_average=False).init_with_output(jax.random.key(0), normal(4, 5, 5, 3))[0],
     }.items(),
 )
@@ -142,7 +142,7 @@ def test_what_takes_the_place_of_a_change_computes_the_same(change, call):
         "1×1 convolutions": "resnet18",
         "3×3 convolutions": "resnet18",
         "max-pooling": "resnet18",
-        "once computed block outputs": "resnet10_small",
+        "what is computed once": "resnet10_small",
         "BatchNorm": "resnet10_small",
     }.items(),
 )
