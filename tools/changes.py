@@ -78,7 +78,7 @@ def _measure(network: str, batch: int, repeats: int) -> dict[str, dict[str, list
 
 
 def _compare(network: str, change: str, batch: int, repeats: int) -> dict[str, list[float]]:
-    """Both processes start anew, side by side: no two of one program are equally fast."""
+    """Both processes start anew, side by side: one that has compiled its program, or lives long, is no fair partner."""
     with ExitStack() as stack:
         servers = step_speed.start(network, "ast", batch, (step_process.OURS, change), stack)
         for server in servers.values():

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import limits
-from step_process import DTYPES, EAGER, RELEASED, TORCH_VARIANTS, Server
+from step_process import DTYPES, EAGER, TORCH_VARIANTS, Server
 
 from afa_jax import compilation
 from afa_jax.errors import UserError
@@ -30,7 +30,7 @@ def start(network: str, method: str, batch: int, variants: Sequence[str], stack:
         try:
             with TemporaryDirectory() as cache:
                 again = {}
-                if variant not in (*TORCH_VARIANTS, RELEASED) and compilation.on_cpu():
+                if variant not in TORCH_VARIANTS and compilation.on_cpu():
                     again = _keep_programs(cache)
                     Server(network, method, batch, variant, 4, **again).close()
                 return stack.enter_context(closing(Server(network, method, batch, variant, 4, **again)))

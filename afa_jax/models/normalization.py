@@ -1,6 +1,5 @@
 """BatchNorm (Ioffe & Szegedy 2015) with a gradient of its own."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,7 +33,8 @@ class BatchNorm(nn.BatchNorm):
             y = _affine(_exact(x), mean.value, scale * lax.rsqrt(variance.value + self.epsilon), bias)
         else:
             axis = BatchAxis(None if self.is_initializing() else self.axis_name)
-            normalised: Any = normalise(x, scale, bias, self.epsilon, axis)
+            exact = x.astype(jnp.promote_types(x.dtype, self.dtype or x.dtype))  # what is put out is no finer
+            normalised: Any = normalise(exact, scale, bias, self.epsilon, axis)
             y, means, variances = normalised
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * means
@@ -62,10 +62,11 @@ def _moments(x: Array, axis: BatchAxis) -> tuple[Array, Array]:
     """Each channel's mean and variance.
 
     The variance is taken around the mean: the shorter form loses digits when a channel's mean is large against its
-    spread. Values of 16 bits have lost these before, so the shorter form, which reads them once, serves them.
+    spread. In bfloat16 values that are near each other have lost these before, so the shorter form, which reads them
+    once, serves them.
     """
     exact = _exact(x)
-    if x.dtype.itemsize > 2:
+    if x.dtype != jnp.bfloat16:
         mean = axis.mean(_mean(exact))
         return mean, axis.mean(_mean(jnp.square(exact - mean)))
     mean, square = axis.mean((_mean(exact), _mean(jnp.square(exact))))
@@ -75,7 +76,7 @@ def _moments(x: Array, axis: BatchAxis) -> tuple[Array, Array]:
 def _backward(epsilon: float, axis: BatchAxis, kept: tuple[Array, ...], gradients: tuple[Array, ...]) -> Any:
     values, scale, bias, mean, spread = kept
     x, gradient, count = _exact(values), _exact(gradients[0]), values.size // values.shape[-1]
-    of_bias, along = _means_of_both(gradient, x, lambda gradient, x: gradient * (x * spread - mean * spread))
+    of_bias, along = _means(gradient, gradient * (x * spread - mean * spread))
     constant, linear = axis.mean((of_bias, along))
     slope = scale * spread
     # slope · (gradient − constant − linear · (x − mean) · spread), in as few operations a value as can be.
@@ -99,15 +100,15 @@ def _mean(x: Array) -> Array:
     return x.mean(tuple(range(x.ndim - 1)))
 
 
-def _means_of_both(a: Array, b: Array, product: Callable[[Array, Array], Array]) -> tuple[Array, Array]:
-    """Each channel's mean of `a` and of the product.
+def _means(a: Array, b: Array) -> tuple[Array, Array]:
+    """Each channel's mean of both.
 
     On a CPU they are summed in one pass, eight values at a time: each sum by itself computes anew what is put into it.
     """
     count = a.size // a.shape[-1]
     if not on_cpu() or count % _ROWS:
-        return _mean(a), _mean(product(a, b))
-    a, b = (x.reshape(-1, _ROWS, x.shape[-1]) for x in (a, b))
+        return _mean(a), _mean(b)
+    rows = tuple(x.reshape(-1, _ROWS, x.shape[-1]) for x in (a, b))
     zeros = (np.zeros((), a.dtype),) * 2
-    sums = lax.reduce((a, product(a, b)), zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), (1,))
+    sums = lax.reduce(rows, zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), (1,))
     return sums[0].sum(0) / count, sums[1].sum(0) / count

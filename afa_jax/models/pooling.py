@@ -10,7 +10,7 @@ from jax import Array, lax
 from afa_jax.models.once import gradient_once
 
 Pair = tuple[int, int]
-_NOWHERE = -9  # in the sum of a place's row and column it stays below zero
+_NOWHERE = -9  # as a row or a column of a window: no place of it, nor -1
 
 
 def largest_of_nine(x: Array, padding: int) -> Array:
@@ -54,7 +54,7 @@ def _backward(sides: Pair, padding: int, place: Array, gradient: Array) -> tuple
         down, right = (np.array([2, _NOWHERE] if step else [0, 1], np.int8) for step in back)
         edges = [(step, n - step - size, 0) for step, n, size in zip(back, blocks, place.shape[1:3], strict=True)]
         pads = ((0, 0, 0), *edges, (0, 0, 0))
-        at, value = lax.pad(place, jnp.int8(_NOWHERE), pads), lax.pad(gradient, jnp.zeros((), gradient.dtype), pads)
+        at, value = lax.pad(place, jnp.int8(-1), pads), lax.pad(gradient, jnp.zeros((), gradient.dtype), pads)
         here = at[:, :, None, :, None] == (3 * down[:, None] + right)[:, None, :, None]
         of_blocks += jnp.where(here, value[:, :, None, :, None].astype(of_blocks.dtype), 0)
     whole = of_blocks.reshape(place.shape[0], 2 * blocks[0], 2 * blocks[1], place.shape[3])

@@ -123,7 +123,7 @@ def traced(x, kernel, groups, **options):
     return str(jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, strides, padding, **options))(x, kernel))
 
 
-def test_only_a_cpu_has_forms_of_its_own(monkeypatch):
+def test_only_a_cpu_has_sums_and_products_in_place_of_convolutions(monkeypatch):
     x, kernel = arrays((1, 5, 5, 4), (3, 3, 1, 4), np.float32)
     assert "conv_general_dilated" not in traced(x, kernel, 4)
     assert "conv_general_dilated" in traced(x, kernel, 4, rhs_dilation=(2, 2))
