@@ -85,9 +85,81 @@ def test_freed_memory_is_used_again_without_the_system():
     assert faults("keep") < 100
 
 
+PIECES = """
+import ctypes, random, sys
+from afa_jax import memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+assert memory.keep_freed()
+blocks = [libc.malloc(random.randrange(1 << 10, 1 << 18)) for _ in range(4000)]
+large, kept = libc.malloc(64 << 20), libc.malloc(1 << 20)
+for block in [*blocks[::2], large]:
+    libc.free(block)
+
+def pieces():
+    return sum(count for size, count in memory.free_pieces(libc))
+
+libc.fdopen.restype = ctypes.c_void_p
+before, taken, after = pieces(), memory.set_aside_fragments(), pieces()
+print(before, taken, after, libc.malloc(64 << 20) == large)
+"""
+
+
+ARENAS = """
+import ctypes, threading
+from afa_jax import memory
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+blocks = [libc.malloc(5000) for _ in range(4000)]
+threading.Thread(target=lambda: libc.malloc(100)).start()
+for block in blocks[::2]:
+    libc.free(block)
+print(memory.set_aside_fragments())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_nothing_is_set_aside_where_threads_have_pieces_of_their_own():
+    """There they would be counted, but never be found."""
+    done = subprocess.run([sys.executable, "-c", ARENAS], capture_output=True, check=True, text=True)
+    assert done.stdout == "0\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_free_pieces_are_set_aside_and_large_blocks_are_used_again():
+    """Every second of 4,000 blocks of all sizes is free: what a search for a little memory goes through."""
+    done = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, check=True, text=True)
+    before, taken, after, again = done.stdout.split()
+    assert int(before) > 1500
+    assert int(taken) >= int(before)
+    assert int(after) <= 100
+    assert again == "True"
+
+
+def test_pieces_are_set_aside_when_a_compiler_has_taken_long(monkeypatch):
+    """JAX's own name of the time that it took."""
+    told, done = [], []
+    monkeypatch.setattr(memory, "set_aside_fragments", lambda: done.append(1))
+    jax.monitoring.register_event_duration_secs_listener(
+        listener := lambda event, duration_secs, **_: told.append(event)
+    )
+    try:
+        jax.jit(lambda x: x * 3.25 + 1)(1.0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert memory.COMPILED in told
+    memory._after(memory.COMPILED, 0.9)
+    memory._after("/jax/another", 9.0)
+    assert not done
+    memory._after(memory.COMPILED, 1.1)
+    assert done
+
+
 def test_a_c_library_without_the_call_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert memory.keep_freed() is False
+    assert memory.set_aside_fragments() == 0
 
 
 def test_another_system_is_left_as_it_is(monkeypatch):

@@ -173,9 +173,12 @@ def theirs(network: str, method: str, w: Work, variant: str, device: str) -> Cal
     images = np.moveaxis(np.array(w.task.preprocess.test(jnp.asarray(w.batch["image"]))), -1, 1)
     settings = {**SETTINGS, "learning_rate": LEARNING_RATE}
     head = zoo.NETWORKS[network].head
-    calls = torch_step.make_step(network, method, variant, w.shapes, head, images, w.batch["label"], settings, device)
+    form = EAGER if variant == RELEASED else variant
+    calls = torch_step.make_step(network, method, form, w.shapes, head, images, w.batch["label"], settings, device)
     for call in calls.values():
         call()
+    if variant != RELEASED:
+        memory.set_aside_fragments()  # of this process's compilers, as ours does
     return calls
 
 
@@ -276,5 +279,5 @@ if __name__ == "__main__":
     if wanted not in (changes.MEMORY, RELEASED):
         memory.keep_freed()
     changes.undo(wanted)
-    variant = OURS if wanted in changes.CHANGES else EAGER if wanted == RELEASED else wanted
+    variant = OURS if wanted in changes.CHANGES else wanted
     serve(chosen, kind, int(images), variant, int(count), device)

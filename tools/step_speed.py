@@ -21,28 +21,16 @@ def start(network: str, method: str, batch: int, variants: Sequence[str], stack:
     """By variant its process, or the error that it ended with.
 
     On a CPU they compile side by side. On a GPU a compiler measures what is fastest, which another would disturb.
-
-    Ours is started twice on a CPU, and finds its programs compiled, as a run does from its second start on: the process
-    that has compiled a program makes slower steps with it.
     """
 
     def one(variant: str) -> Server | UserError:
         try:
-            with TemporaryDirectory() as cache:
-                again = {}
-                if variant not in TORCH_VARIANTS and compilation.on_cpu():
-                    again = _keep_programs(cache)
-                    Server(network, method, batch, variant, 4, **again).close()
-                return stack.enter_context(closing(Server(network, method, batch, variant, 4, **again)))
+            return stack.enter_context(closing(Server(network, method, batch, variant)))
         except UserError as error:
             return error
 
     with ThreadPoolExecutor(len(variants) if compilation.on_cpu() else 1) as pool:
         return dict(zip(variants, pool.map(one, variants), strict=True))
-
-
-def _keep_programs(folder: str) -> dict[str, str]:
-    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def compare(network: str, method: str, batch: int, repeats: int, servers: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,9 +104,10 @@ def ratio(seconds: Mapping[str, float]) -> float | None:
 def starts(network: str, method: str, batch: int, variant: str) -> dict[str, Any]:
     """Two starts: with an empty compilation cache, then with what the first has left."""
     with TemporaryDirectory() as cache:
+        keeping = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         made = []
         for _ in range(2):
-            server = Server(network, method, batch, variant, 4, **_keep_programs(cache))
+            server = Server(network, method, batch, variant, 4, **keeping)
             server.close()
             made.append({key: server.facts[key] for key in ("trace", "compile", "first_step")})
     return {"cold": made[0], "cached": made[1]}
