@@ -1,5 +1,7 @@
 """XLA's options, kept programs and kept memory: what a process of a run does to be quick."""
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from afa_jax import compilation, memory
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's")
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +77,7 @@ print(faults)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@glibc
 def test_freed_memory_is_used_again_without_the_system():
     """Pages that the system hands out for 128 MB, the third time that they are wanted."""
 
@@ -85,85 +89,88 @@ def test_freed_memory_is_used_again_without_the_system():
     assert faults("keep") < 100
 
 
-PIECES = """
-import ctypes, random, sys
+FRAGMENTS = """
+import ctypes, random
+import jax
 from afa_jax import memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-assert memory.keep_freed()
-blocks = [libc.malloc(random.randrange(1 << 10, 1 << 18)) for _ in range(4000)]
+assert memory.keep_freed() and memory.keep_freed() and jax.default_backend() == "cpu"
+random = random.Random(0)
+blocks = [libc.malloc(random.randrange(1 << 14, 1 << 18)) for _ in range(4000)]
 large, kept = libc.malloc(64 << 20), libc.malloc(1 << 20)
 for block in [*blocks[::2], large]:
     libc.free(block)
-
-def pieces():
-    return sum(count for size, count in memory.free_pieces(libc))
-
-libc.fdopen.restype = ctypes.c_void_p
-before, taken, after = pieces(), memory.set_aside_fragments(), pieces()
-print(before, taken, after, libc.malloc(64 << 20) == large)
+for event, seconds in (memory._COMPILED, 0.9), ("/jax/another", 9.0), (memory._COMPILED, 1.1):
+    before = len(memory.fragments())
+    jax.monitoring.record_event_duration_secs(event, seconds)
+    print(before, len(memory.fragments()))
+print(libc.malloc(64 << 20) == large)
 """
+
+
+def _printed(program):
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, env=environment)
+    return done.stdout.splitlines()
+
+
+@glibc
+def test_fragments_are_set_aside_when_a_compiler_took_long_and_a_large_block_is_used_again():
+    """Every second of 4,000 blocks of all sizes is free: what a search for some memory goes through."""
+    *rows, again = _printed(FRAGMENTS)
+    quick, another, long = (tuple(map(int, row.split())) for row in rows)
+    assert min(*quick, *another, long[0]) > 1500
+    assert long[1] < 100
+    assert again == "True"
 
 
 ARENAS = """
 import ctypes, threading
 from afa_jax import memory
 libc = ctypes.CDLL(None)
-libc.fdopen.restype = libc.malloc.restype = ctypes.c_void_p
-libc.free.argtypes = [ctypes.c_void_p]
-blocks = [libc.malloc(5000) for _ in range(4000)]
-threading.Thread(target=lambda: libc.malloc(100)).start()
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(20000) for _ in range(4000)]
 for block in blocks[::2]:
     libc.free(block)
-print(memory.set_aside_fragments())
+(thread := threading.Thread(target=lambda: libc.malloc(100))).start()
+thread.join()
+before = len(memory.fragments())
+memory.set_aside_fragments()
+print(before, len(memory.fragments()))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_nothing_is_set_aside_where_threads_have_pieces_of_their_own():
-    """There they would be counted, but never be found."""
-    done = subprocess.run([sys.executable, "-c", ARENAS], capture_output=True, check=True, text=True)
-    assert done.stdout == "0\n"
+@glibc
+def test_nothing_is_set_aside_where_threads_have_arenas_of_their_own():
+    """There fragments of others would be counted, but never be given."""
+    ((before, after),) = (map(int, row.split()) for row in _printed(ARENAS))
+    assert min(before, after) > 1500
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_free_pieces_are_set_aside_and_large_blocks_are_used_again():
-    """Every second of 4,000 blocks of all sizes is free: what a search for a little memory goes through."""
-    done = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, check=True, text=True)
-    before, taken, after, again = done.stdout.split()
-    assert int(before) > 1500
-    assert int(taken) >= int(before)
-    assert int(after) <= 100
-    assert again == "True"
+def test_jax_tells_what_is_listened_to():
+    told = []
 
+    def listener(event, duration_secs, **_):
+        told.append(event)
 
-def test_pieces_are_set_aside_when_a_compiler_has_taken_long(monkeypatch):
-    """JAX's own name of the time that it took."""
-    told, done = [], []
-    monkeypatch.setattr(memory, "set_aside_fragments", lambda: done.append(1))
-    jax.monitoring.register_event_duration_secs_listener(
-        listener := lambda event, duration_secs, **_: told.append(event)
-    )
+    jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         jax.jit(lambda x: x * 3.25 + 1)(1.0)
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
-    assert memory.COMPILED in told
-    memory._after(memory.COMPILED, 0.9)
-    memory._after("/jax/another", 9.0)
-    assert not done
-    memory._after(memory.COMPILED, 1.1)
-    assert done
+    assert memory._COMPILED in told
 
 
 def test_a_c_library_without_the_call_is_left_as_it_is(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(memory.ctypes, "PyDLL", lambda name: object())
     assert memory.keep_freed() is False
-    assert memory.set_aside_fragments() == 0
+    memory.set_aside_fragments()
+    assert memory.fragments() == []
 
 
 def test_another_system_is_left_as_it_is(monkeypatch):
     """Windows has no library without a name: asking for it is an error there."""
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked"))
+    monkeypatch.setattr(memory.ctypes, "PyDLL", lambda name: pytest.fail("asked"))
     assert memory.keep_freed() is False
