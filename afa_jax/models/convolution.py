@@ -89,6 +89,7 @@ def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[
 
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
+    gradient = once(gradient)  # for both
     if strides == (1, 1):
         # Each value goes to where it was read from: the same sum again, with the kernel turned round.
         far = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)]
@@ -171,25 +172,22 @@ def _sum_of_shifts(x: Array, kernel: Array, strides: Pair, padding: Padding) -> 
 def _kernel_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
     """Sums of products of the shifted input and the gradient, all of them at once for a few rows of the output.
 
-    As sums over whole maps each would read both from memory again.
+    As sums over whole maps each would read both from memory again. XLA unrolls the sum over the rows.
     """
     height, columns = gradient.shape[1:3]
-    down, right = strides
-    positions = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
-    exact, padded = _exact(x), _padded(x, padding)
-    rows = next(number for number in (4, 3, 2, 1) if height % number == 0)
-
-    def add(turn: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        here = lax.dynamic_slice_in_dim(gradient, turn * rows, rows, axis=1).astype(exact)
-        first, count = turn * rows * down, (rows - 1) * down + kernel.shape[0]
-        read = lax.dynamic_slice_in_dim(padded, first, count, axis=1).astype(exact)
-        spans = ((_span(i, rows, down), _span(j, columns, right)) for i, j in positions)
-        products = tuple(read[:, down, right] * here for down, right in spans)
-        parts = lax.reduce(products, (np.zeros((), exact),) * len(products), _add_each, (1, 2))
-        return _add_each(sums, parts)
-
-    sums = lax.fori_loop(0, height // rows, add, (jnp.zeros((len(x), x.shape[3]), exact),) * len(positions))
-    return jnp.stack([part.sum(0) for part in sums]).reshape(kernel.shape).astype(kernel.dtype)
+    rows = next((number for number in (8, 7, 6, 5, 4) if height % number == 0), min(height, 8))
+    more = -height % rows  # of zeros, where the height has no such part
+    (down, right), exact = strides, _exact(x)
+    here = _padded(gradient, ((0, more), (0, 0))).astype(exact)
+    read = _padded(x, ((padding[0][0], padding[0][1] + more * down), padding[1])).astype(exact)
+    spans = [
+        (_span(i, height + more, down), _span(j, columns, right))
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    products = tuple((read[:, down, right] * here).reshape(len(x), -1, rows, *here.shape[2:]) for down, right in spans)
+    sums = lax.reduce(products, (np.zeros((), exact),) * len(products), _add_each, (2,))
+    return jnp.stack([each.sum((0, 1, 2)) for each in sums]).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _add_each(first: tuple[Array, ...], second: tuple[Array, ...]) -> tuple[Array, ...]:
