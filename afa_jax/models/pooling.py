@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from afa_jax.models.once import gradient_once
+from afa_jax.models.once import gradient_once, once
 
 Pair = tuple[int, int]
 _NOWHERE = -9  # as a row or a column of a window: no place of it, nor -1
@@ -40,8 +40,8 @@ def _forward(x: Array, sides: Pair, padding: int) -> tuple[Array, Array]:
     for n, (i, j) in enumerate(np.ndindex(3, 3)):
         here = padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
         larger = (here > largest) | jnp.isnan(here)
-        largest, place = jnp.where(larger, here, largest), jnp.where(larger, jnp.int8(n), place)
-    return largest, place
+        largest, place = jnp.maximum(largest, here), jnp.where(larger, jnp.int8(n), place)
+    return largest, once(place)  # the backward pass reads it, or the map again
 
 
 def _backward(sides: Pair, padding: int, place: Array, gradient: Array) -> tuple[Array]:
