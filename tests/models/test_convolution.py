@@ -44,6 +44,9 @@ def native(x, kernel, strides, padding, groups):
         ((3, 7, 7), (7, 7), (1, 1), ((0, 0), (0, 0))),
         ((1, 5, 6), (3, 2), (3, 2), ((0, 2), (1, 0))),
         ((1, 1, 1), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((2, 11, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),  # no part of 4 to 8 rows comes out even
+        ((2, 25, 6), (3, 3), (2, 2), ((1, 1), (0, 1))),
+        ((1, 14, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),
     ],
 )
 def test_depthwise_equals_xlas_grouped_convolution(image, sides, strides, padding):

@@ -127,7 +127,29 @@ def test_the_variance_of_one_value_is_never_below_zero():
     assert np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("batch", [8, 3])  # a CPU sums eight values at a time, if they come out even
+def test_the_variance_where_the_first_image_is_like_none_of_the_others():
+    """Sums are taken around its mean."""
+    x = np.random.default_rng(0).normal(0, 1, (16, 6, 6, 3)).astype(np.float32)
+    x[0] += 1000 * np.array([1, -10, 100], np.float32)
+    layer = BatchNorm(momentum=0.0, epsilon=1e-3, use_running_average=False)
+    _, updates = layer.apply(variables(3), x, mutable=["batch_stats"])
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], exact.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], exact.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_the_sums_of_several_devices_are_plain(monkeypatch):
+    def program():
+        x = jnp.ones((8, 5, 3, 6))
+        layer = BatchNorm(**SETTINGS, use_running_average=False)
+        return str(jax.make_jaxpr(lambda x: run(layer, variables(6), x))(x))
+
+    assert " reduce[" in program()
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert " reduce[" not in program()
+
+
+@pytest.mark.parametrize("batch", [8, 3])  # a CPU sums eight parts at once, if they come out even
 def test_the_gradients_in_both_ways_of_summing(batch):
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (batch, 5, 3, 6))
     settings = {**SETTINGS, "use_running_average": False}
