@@ -91,7 +91,7 @@ def _arenas(libc: ctypes.PyDLL) -> list[bytes]:
 
 
 def _glibc() -> ctypes.PyDLL | None:
-    """The C library, of which no call lets other threads of Python run: they would take what was counted."""
+    """The C library, of which no call lets other threads of Python run: they might take what was counted."""
     libc = ctypes.PyDLL(None) if sys.platform == "linux" else None
     if not libc or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_info"):
         return None

@@ -148,6 +148,15 @@ def test_nothing_is_set_aside_where_threads_have_arenas_of_their_own():
     assert min(before, after) > 1500
 
 
+def test_nothing_is_set_aside_where_no_cpu_computes(monkeypatch):
+    done = []
+    monkeypatch.setattr(memory, "set_aside_fragments", lambda: done.append(1))
+    for backend in ("gpu", "cpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        memory._compiled(memory._COMPILED, 2.0)
+        assert len(done) == (backend == "cpu")
+
+
 def test_jax_tells_what_is_listened_to():
     told = []
 

@@ -67,7 +67,7 @@ def undo(change: str) -> None:
 def changes(networks: Sequence[str], batch: int, repeats: int) -> dict[str, Any]:
     """Seconds of an AST step as it is, and without each change in turn with it, by network.
 
-    A change that makes no difference to a network's program on this device is not measured there.
+    A change of programs that makes no difference to a network's on this device is not measured there.
     """
     measured = {network: _measure(network, batch, repeats) for network in networks}
     rows = [{"change": change, **{n: measured[n][change] for n in networks}} for change in CHANGES]

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from afa_jax.compilation import on_cpu
-from afa_jax.models.once import once
+from afa_jax.models.once import gradient_once, once
 from afa_jax.models.winograd import pays, winograd
 
 Pair = tuple[int, int]
@@ -43,7 +43,7 @@ def convolve(
             if feature_group_count == 1 and x.shape[-1] <= _FEW and stride[0] == stride[1] > 1:
                 return _on_blocks(x, kernel, stride[0], pads)
         elif feature_group_count == x.shape[-1] == kernel.shape[-1] > 1:
-            return depthwise(x, kernel, stride, pads)
+            return gradient_once(depthwise(x, kernel, stride, pads))
         elif feature_group_count == 1 and kernel.shape[:2] == (1, 1) and not any(map(any, pads)):
             return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
         elif feature_group_count == 1 and stride == (1, 1) and pays(x, kernel, pads):
@@ -89,7 +89,6 @@ def _forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[
 
 def _backward(strides: Pair, padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    gradient = once(gradient)  # for both
     if strides == (1, 1):
         # Each value goes to where it was read from: the same sum again, with the kernel turned round.
         far = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape, padding, strict=False)]
@@ -170,13 +169,15 @@ def _sum_of_shifts(x: Array, kernel: Array, strides: Pair, padding: Padding) -> 
 
 
 def _kernel_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-    """Sums of products of the shifted input and the gradient, all of them at once for a few rows of the output.
+    """Sums of products of the shifted input and the gradient, all of them in one reading.
 
-    As sums over whole maps each would read both from memory again. XLA unrolls the sum over the rows.
+    First over up to eight rows of the output, which XLA unrolls. As sums over whole maps each would read both from
+    memory again.
     """
     height, columns = gradient.shape[1:3]
-    rows = next((number for number in (8, 7, 6, 5, 4) if height % number == 0), min(height, 8))
-    more = -height % rows  # of zeros, where the height has no such part
+    parts = -(-height // 8)
+    rows = -(-height // parts)
+    more = parts * rows - height  # of zeros, where it does not come out even
     (down, right), exact = strides, _exact(x)
     here = _padded(gradient, ((0, more), (0, 0))).astype(exact)
     read = _padded(x, ((padding[0][0], padding[0][1] + more * down), padding[1])).astype(exact)
@@ -185,7 +186,9 @@ def _kernel_gradient(x: Array, gradient: Array, kernel: Array, strides: Pair, pa
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]
-    products = tuple((read[:, down, right] * here).reshape(len(x), -1, rows, *here.shape[2:]) for down, right in spans)
+    products = tuple(
+        (read[:, down, right] * here).reshape(len(x), parts, rows, *here.shape[2:]) for down, right in spans
+    )
     sums = lax.reduce(products, (np.zeros((), exact),) * len(products), _add_each, (2,))
     return jnp.stack([each.sum((0, 1, 2)) for each in sums]).reshape(kernel.shape).astype(kernel.dtype)
 

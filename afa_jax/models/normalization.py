@@ -61,16 +61,16 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis: BatchAxi
 def _moments(x: Array, axis: BatchAxis) -> tuple[Array, Array]:
     """Each channel's mean and variance.
 
-    Around the mean, which must be known first, or around what is near it: the shorter form loses digits when a
-    channel's mean is large against its spread. Of n images the first one's mean is off by less than √n times the
-    spread, however they differ, so that no more than log₂ n bits are lost, and mostly none. In bfloat16 values that are
-    near each other have lost these before, and zero is near enough.
+    Around the mean, which must be known first, or in one reading around what is near it: the shorter form loses digits
+    when a channel's mean is large against its spread. Of n images the first one's mean is off by less than √n times the
+    spread, however they differ, so that hardly more than log₂ n bits are lost, and mostly none. In bfloat16 values that
+    are near each other have lost these before, and zero is near enough.
     """
-    exact = _exact(x)
-    if x.dtype != jnp.bfloat16 and not on_cpu():
+    exact, short = _exact(x), x.dtype == jnp.bfloat16
+    if not short and not _side_by_side(x):
         mean = axis.mean(_mean(exact))
         return mean, axis.mean(_mean(jnp.square(exact - mean)))
-    near = 0.0 if x.dtype == jnp.bfloat16 else axis.mean(_mean(exact[:1]))
+    near = 0.0 if short else axis.mean(_mean(exact[:1]))
     off, square = axis.mean(_means(exact - near, jnp.square(exact - near)))
     return near + off, jnp.maximum(square - jnp.square(off), 0)
 
@@ -103,15 +103,15 @@ def _mean(x: Array) -> Array:
 
 
 def _means(a: Array, b: Array) -> tuple[Array, Array]:
-    """Each channel's mean of both.
-
-    On a CPU they are summed in one pass, which eight parts go through side by side: each sum by itself computes anew
-    what is put into it. Where the batch is spread over several devices, parts would not lie on one.
-    """
-    count = a.size // a.shape[-1]
-    if not on_cpu() or jax.device_count() > 1 or count % _PARTS:
+    """Each channel's mean of both, in one pass where it can be: each sum by itself computes anew what goes into it."""
+    if not _side_by_side(a):
         return _mean(a), _mean(b)
+    count, zeros = a.size // a.shape[-1], (np.zeros((), a.dtype),) * 2
     parts = tuple(x.reshape(_PARTS, -1, x.shape[-1]) for x in (a, b))
-    zeros = (np.zeros((), a.dtype),) * 2
     sums = lax.reduce(parts, zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), (0,))
     return sums[0].sum(0) / count, sums[1].sum(0) / count
+
+
+def _side_by_side(x: Array) -> bool:
+    """Whether eight parts of it are gone through side by side: on one CPU, because parts do not lie as devices' do."""
+    return on_cpu() and jax.device_count() == 1 and x.size // x.shape[-1] % _PARTS == 0

@@ -37,6 +37,13 @@ def assert_equal(found, expected, **tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request, monkeypatch):
+    """Whose form is traced."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("shape", [(4, 5, 3, 6), (8, 6)])
 def test_it_equals_flaxs_own(shape, train):
@@ -59,6 +66,7 @@ def test_it_starts_as_flaxs_own_and_without_a_weight_too():
     assert_equal(*(run(kind(**settings), known, x) for kind in (BatchNorm, nn.BatchNorm)), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_channel_whose_mean_is_large_against_its_spread():
     """The gradients against float64, where the mean is a thousand times the spread."""
     x = np.random.default_rng(0).normal(1000, 1, (16, 4, 4, 2)).astype(np.float32)
@@ -117,13 +125,11 @@ def test_the_variance_in_bfloat16_where_the_mean_is_large():
 
 
 def test_the_variance_of_one_value_is_never_below_zero():
-    """Which it is by the sums of these, as they are rounded."""
-    x = jnp.full((16, 14, 14, 1), 100.5, jnp.bfloat16)
-    exact = x.astype(jnp.float32)
-    assert jnp.square(exact).mean() - jnp.square(exact.mean()) < -1e-3
+    """Which it is by the sums of these, as they are rounded: they are 2·10⁻⁴ apart."""
+    x = jnp.full((16, 28, 28, 3), 100.5, jnp.bfloat16)
     layer = BatchNorm(momentum=0.0, epsilon=1e-3, use_running_average=False)
-    y, updates = layer.apply(variables(1), x, mutable=["batch_stats"])
-    assert updates["batch_stats"]["var"][0] == 0
+    y, updates = jax.jit(lambda x: layer.apply(variables(3), x, mutable=["batch_stats"]))(x)
+    np.testing.assert_array_equal(updates["batch_stats"]["var"], 0)
     assert np.isfinite(y).all()
 
 
@@ -156,7 +162,7 @@ def test_the_gradients_in_both_ways_of_summing(batch):
     found, expected = (run(kind(**settings), variables(6), x) for kind in (BatchNorm, nn.BatchNorm))
     assert_equal(found, expected, rtol=1e-5, atol=5e-6)
     program = str(jax.make_jaxpr(lambda x: run(BatchNorm(**settings), variables(6), x))(x))
-    assert (" reduce[" in program) is (batch == 8)  # of two arrays at once
+    assert program.count(" reduce[") == (2 if batch == 8 else 0)  # of two arrays at once, forward and backward
 
 
 def test_what_is_put_out_is_as_fine_as_is_asked_for():

@@ -112,7 +112,7 @@ def test_each_change_is_measured_with_and_without(results, capsys):
     rows = json.loads((results / "changes_cpu.json").read_text())["rows"]
     assert [row["change"] for row in rows] == list(changes.CHANGES)
     measured = [row["change"] for row in rows if row["resnet10_small"]]
-    others = ("BatchNorm", "XLA's options", "kept memory")
+    others = ("BatchNorm", "XLA's options", changes.PIECES, changes.MEMORY)
     assert measured == ["1×1 convolutions", "what is computed once", *others]  # all that it has
     assert all(len(times) == 1 for row in rows for times in row["resnet10_small"].values())
     assert capsys.readouterr().out.count("in place of") == 2 * len(measured)
