@@ -34,9 +34,9 @@ def start(network: str, method: str, batch: int, variants: Sequence[str], stack:
 
 
 def compare(network: str, method: str, batch: int, repeats: int, servers: Mapping[str, Any]) -> dict[str, Any]:
-    """Images a second of every variant, one call of each in turn.
+    """Images a second of every variant, one call of each in turn; a first step of each is not counted.
 
-    A variant whose first call takes three times as long as the fastest one's is not measured again.
+    A variant whose step then takes three times as long as the fastest one's is not measured again.
 
     Args:
       servers: as `start` makes them.
@@ -54,6 +54,9 @@ def compare(network: str, method: str, batch: int, repeats: int, servers: Mappin
         except UserError as error:
             failed[name] = error
 
+    for name in servers:
+        ask(name, "step")
+    times["step"].clear()
     for name in servers:
         ask(name, "step")
     fastest = min((first for (first,) in times["step"].values()), default=0.0)
