@@ -50,7 +50,8 @@ def compare(network: str, method: str, batch: int, repeats: int, servers: Mappin
     def ask(name: str, call: str) -> None:
         try:
             if name not in failed:
-                times[call].setdefault(name, []).append(servers[name].seconds(call))
+                seconds = servers[name].seconds(call)
+                times[call].setdefault(name, []).append(seconds)
         except UserError as error:
             failed[name] = error
 
