@@ -53,7 +53,28 @@ def convolve(
 
 def _product(x: Array, matrix: Array) -> Array:
     """Along the channels; as one matrix, because XLA would turn the axes of a larger product for its gradient."""
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+    return _multiply(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+@jax.custom_vjp
+def _multiply(x: Array, matrix: Array) -> Array:
+    """`[M, C]` and `[C, K]`.
+
+    Eigen turns axes value by value as it reads a product's sides: the left one of xᵀ · gradient, the right one of
+    gradient · matrixᵀ. So the left one is to be the narrower, and a matrix is turned before.
+    """
+    return x @ matrix
+
+
+def _multiply_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, matrix = kept
+    wider = x.shape[1] > gradient.shape[1]
+    # The inner `once` keeps XLA from putting the sides back.
+    of_matrix = once(once(gradient.T @ x).T) if wider else x.T @ gradient
+    return gradient @ once(matrix.T), of_matrix
+
+
+_multiply.defvjp(lambda x, matrix: (x @ matrix, (x, matrix)), _multiply_backward)
 
 
 def _on_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:

@@ -9,7 +9,7 @@ plain sum. Tiles of 4×4 outputs would save more products, but their matrices ho
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.export import is_symbolic_dim
+
+from afa_jax.models.once import once
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -27,12 +29,6 @@ _A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
 _B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
-# Of two matrices, as `lax.dot_general` takes it.
-_OVER_CHANNELS, _OVER_FILTERS, _OVER_TILES = (
-    (((1,), (0,)), ((), ())),
-    (((1,), (1,)), ((), ())),
-    (((0,), (0,)), ((), ())),
-)
 
 # Below these, what is done beside the products takes longer than what they save (measured on two cores).
 _LEAST_CHANNELS, _LEAST_TILES, _LEAST_CHANNELS_OF_GRADIENT = 64, 128, 96
@@ -68,7 +64,7 @@ def _winograd(x: Array, kernel: Array, padding: Padding) -> Array:
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
     tiles = Tiles.of(x, padding)
     padded = tiles.pad(x, padding)
-    return _convolve(tiles, padded, kernel, _OVER_CHANNELS), (padded, kernel)
+    return _convolve(tiles, padded, kernel), (padded, kernel)
 
 
 def _backward(padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -77,17 +73,17 @@ def _backward(padding: Padding, kept: tuple[Array, Array], gradient: Array) -> t
     (top, bottom), (left, right) = padding
     around = (2 - top, 2 - bottom), (2 - left, 2 - right)
     back = Tiles.of(gradient, around)
-    of_x = _convolve(back, back.pad(gradient, around), kernel[::-1, ::-1], _OVER_FILTERS)
-    return of_x, _kernel_gradient(padded, kernel, gradient)
+    turned = once(kernel[::-1, ::-1].swapaxes(2, 3))  # once, and not for each of 16 products
+    return _convolve(back, back.pad(gradient, around), turned), _kernel_gradient(padded, kernel, gradient)
 
 
 _winograd.defvjp(_forward, _backward)
 
 
-def _convolve(tiles: "Tiles", padded: Array, kernel: Array, over: Any) -> Array:
-    """Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, the products summed `over` the kernel's channels or its filters."""
+def _convolve(tiles: "Tiles", padded: Array, kernel: Array) -> Array:
+    """Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A."""
     transformed = _sandwich(_G, lambda i, j: kernel[i, j])
-    return tiles.join([lax.dot_general(d, g, over) for d, g in zip(tiles.read(padded), transformed, strict=True)])
+    return tiles.join([d @ g for d, g in zip(tiles.read(padded), transformed, strict=True)])
 
 
 def _kernel_gradient(padded: Array, kernel: Array, gradient: Array) -> Array:
@@ -97,7 +93,7 @@ def _kernel_gradient(padded: Array, kernel: Array, gradient: Array) -> Array:
             gradient
         )[0]
     # Each step of the convolution, transposed: Gᵀ [(Bᵀ d B) ⊙ (A y Aᵀ)] G.
-    sums = [lax.dot_general(d, y, _OVER_TILES) for d, y in zip(tiles.read(padded), tiles.spread(gradient), strict=True)]
+    sums = [d.T @ y for d, y in zip(tiles.read(padded), tiles.spread(gradient), strict=True)]
     return jnp.stack(_sandwich(_G.T, lambda i, j: sums[4 * i + j])).reshape(kernel.shape)
 
 

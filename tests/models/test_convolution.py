@@ -1,5 +1,6 @@
 """Convolutions in their form for a CPU against XLA's own, with the gradients, and both forms in whole networks."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -58,15 +59,29 @@ def test_depthwise_equals_xlas_grouped_convolution(image, sides, strides, paddin
         np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("features", [2, 4])
 @pytest.mark.parametrize(("sides", "stride"), [((6, 5), 1), ((6, 5), 2), ((7, 7), 3)])
-def test_a_1x1_convolution_equals_xlas(sides, stride):
+def test_a_1x1_convolution_equals_xlas(sides, stride, features):
     strides, padding = (stride, stride), ((0, 0), (0, 0))
     with jax.enable_x64(True):
-        x, kernel = arrays((2, *sides, 3), (1, 1, 3, 4))
+        x, kernel = arrays((2, *sides, 3), (1, 1, 3, features))
         found = with_gradients(lambda x, k: convolution.convolve(x, k, strides, padding), x, kernel)
         expected = with_gradients(lambda x, k: native(x, k, strides, padding, 1), x, kernel)
     for ours, xlas in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("channels", "features"), [(64, 16), (16, 64)])
+def test_of_a_1x1_convolutions_gradients_no_product_turns_the_wider_side_or_the_kernel(channels, features):
+    x, kernel = arrays((2, 8, 8, channels), (1, 1, channels, features), np.float32)
+
+    def run(x, kernel, gradient):
+        return jax.vjp(lambda x, k: convolution.convolve(x, k, (1, 1), ((0, 0), (0, 0))), x, kernel)[1](gradient)
+
+    program = jax.jit(run).lower(x, kernel, np.ones((2, 8, 8, features), np.float32)).compile().as_text()
+    over = r"lhs_contracting_dims=\{(.)\}, rhs_contracting_dims=\{(.)\}"
+    products = re.findall(r"= f32\[([\d,]+)\]\S* dot\(.*" + over, program or "")
+    assert sorted(products) == [(f"128,{channels}", "1", "0"), ("16,64", "0", "0")]
 
 
 @pytest.mark.parametrize(
