@@ -58,20 +58,20 @@ def _product(x: Array, matrix: Array) -> Array:
 
 @jax.custom_vjp
 def _multiply(x: Array, matrix: Array) -> Array:
-    """`[M, C]` and `[C, K]`.
+    """`[M, C]` times `[C, K]`.
 
-    Eigen turns axes value by value as it reads a product's sides: the left one of xᵀ · gradient, the right one of
-    gradient · matrixᵀ. So the left one is to be the narrower, and a matrix is turned before.
+    Eigen transposes value by value while it reads: of xᵀ · gradient the left side, of gradient · matrixᵀ the right one.
+    So the narrower map is put on the left, and the matrix is transposed beforehand.
     """
     return x @ matrix
 
 
 def _multiply_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, matrix = kept
-    wider = x.shape[1] > gradient.shape[1]
-    # The inner `once` keeps XLA from putting the sides back.
-    of_matrix = once(once(gradient.T @ x).T) if wider else x.T @ gradient
-    return gradient @ once(matrix.T), of_matrix
+    if x.shape[1] <= gradient.shape[1]:
+        return gradient @ once(matrix.T), x.T @ gradient
+    # Else XLA would put the sides back, and whatever reads the result would transpose it for itself.
+    return gradient @ once(matrix.T), once(once(gradient.T @ x).T)
 
 
 _multiply.defvjp(lambda x, matrix: (x @ matrix, (x, matrix)), _multiply_backward)

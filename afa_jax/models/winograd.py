@@ -29,7 +29,6 @@ _A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
 _B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
-
 # Below these, what is done beside the products takes longer than what they save (measured on two cores).
 _LEAST_CHANNELS, _LEAST_TILES, _LEAST_CHANNELS_OF_GRADIENT = 64, 128, 96
 

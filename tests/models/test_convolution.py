@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from afa_jax import compilation
 from afa_jax.models import convolution, layers
 from afa_jax.models.networks.mobilenet import InvertedResidual
 
@@ -78,10 +79,12 @@ def test_of_a_1x1_convolutions_gradients_no_product_turns_the_wider_side_or_the_
     def run(x, kernel, gradient):
         return jax.vjp(lambda x, k: convolution.convolve(x, k, (1, 1), ((0, 0), (0, 0))), x, kernel)[1](gradient)
 
-    program = jax.jit(run).lower(x, kernel, np.ones((2, 8, 8, features), np.float32)).compile().as_text()
+    gradient = np.ones((2, 8, 8, features), np.float32)
+    program = compilation.jit(run).lower(x, kernel, gradient).compile().as_text()
     over = r"lhs_contracting_dims=\{(.)\}, rhs_contracting_dims=\{(.)\}"
     products = re.findall(r"= f32\[([\d,]+)\]\S* dot\(.*" + over, program or "")
-    assert sorted(products) == [(f"128,{channels}", "1", "0"), ("16,64", "0", "0")]
+    shapes, _, right = zip(*sorted(products), strict=True)
+    assert shapes == (f"128,{channels}", "16,64") and set(right) == {"0"}
 
 
 @pytest.mark.parametrize(
