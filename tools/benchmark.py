@@ -185,7 +185,10 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
     rows = list(itertools.product(methods, networks))
     earlier = _earlier(options) if options.add else []
     keep = partial(_keep, _file(options))
-    return step_speed.step(rows, options.batch, options.repeats, variants, options.compile_times, earlier, keep)
+    how = step_speed.Measure(
+        options.batch, variants, options.repeats, options.processes, compile_times=options.compile_times
+    )
+    return step_speed.step(rows, how, earlier, keep)
 
 
 def _earlier(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -256,6 +259,7 @@ def main(argv: list[str]) -> int:
     three.add_argument(
         "--add", action="store_true", help="keep the rows that the file has of other networks and methods"
     )
+    three.add_argument("--processes", type=int, default=1, help="of each variant, one after the other")
     three.add_argument("--compile-times", action="store_true", help="start each twice in processes of their own")
     four = command("growth", _growth, "how cost grows with the batch, the modules, the devices and the images")
     four.add_argument("--network", choices=zoo.NETWORKS, default="mobilenet_v2")

@@ -2,12 +2,12 @@
 
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from importlib.metadata import version
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import limits
 from step_process import DTYPES, EAGER, TORCH_VARIANTS, Server
@@ -33,39 +33,69 @@ def start(network: str, method: str, batch: int, variants: Sequence[str], stack:
         return dict(zip(variants, pool.map(one, variants), strict=True))
 
 
-def compare(network: str, method: str, batch: int, repeats: int, servers: Mapping[str, Any]) -> dict[str, Any]:
-    """Images a second of every variant, one call of each in turn; a first step of each is not counted.
-
-    A variant whose step then takes three times as long as the fastest one's is not measured again.
+class Measure(NamedTuple):
+    """How a row is measured.
 
     Args:
-      servers: as `start` makes them.
+      variants: ours and PyTorch's, at least one of ours.
+      repeats: calls of each process.
+      processes: of each variant, one set after the other: how fast one comes out differs.
+      compile_times: whether ours is started twice more for them.
+    """
+
+    batch: int
+    variants: Sequence[str]
+    repeats: int = 3
+    processes: int = 1
+    compile_times: bool = False
+
+    def sets(self, network: str, method: str) -> Iterator[dict[str, Any]]:
+        """What `start` makes, and ends before the next."""
+        for _ in range(self.processes):
+            with ExitStack() as stack:
+                yield start(network, method, self.batch, self.variants, stack)
+
+
+def compare(network: str, method: str, batch: int, repeats: int, sets: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Images a second of every variant, one call of each in turn; a first step of each process is not counted.
+
+    A variant whose step then takes three times as long as the fastest one's is not measured again in this set.
+
+    Args:
+      sets: by variant a process, as `start` makes them.
 
     Raises:
       UserError: none of ours runs.
     """
-    failed = {name: each for name, each in servers.items() if isinstance(each, UserError)}
+    failed: dict[str, UserError] = {}
     times: dict[str, dict[str, list[float]]] = {"step": {}, "evaluate": {}}
+    facts: dict[str, Mapping[str, Any]] = {}
 
-    def ask(name: str, call: str) -> None:
-        try:
-            if name not in failed:
-                seconds = servers[name].seconds(call)
-                times[call].setdefault(name, []).append(seconds)
-        except UserError as error:
-            failed[name] = error
+    def ask(servers: Mapping[str, Any], names: Iterable[str], call: str) -> dict[str, float]:
+        seconds = {}
+        for name in names:
+            try:
+                if name not in failed:
+                    seconds[name] = servers[name].seconds(call)
+            except UserError as error:
+                failed[name] = error
+        return seconds
 
-    for name in servers:
-        ask(name, "step")
-    times["step"].clear()
-    for name in servers:
-        ask(name, "step")
-    fastest = min((first for (first,) in times["step"].values()), default=0.0)
-    quick = [name for name, (first,) in times["step"].items() if name in (*DTYPES, EAGER) or first < 3 * fastest]
-    for call, count in (("step", repeats - 1), ("evaluate", repeats)):
-        for _ in range(count):
-            for name in quick:
-                ask(name, call)
+    def keep(call: str, seconds: Mapping[str, float]) -> None:
+        for name, each in seconds.items():
+            times[call].setdefault(name, []).append(each)
+
+    for servers in sets:
+        failed |= {name: each for name, each in servers.items() if isinstance(each, UserError)}
+        facts |= {name: servers[name].facts for name in servers.keys() - failed.keys()}
+        ask(servers, servers, "step")
+        counted = ask(servers, servers, "step")
+        keep("step", counted)
+        fastest = min(counted.values(), default=0.0)
+        quick = [name for name, each in counted.items() if name in (*DTYPES, EAGER) or each < 3 * fastest]
+        for call, count in (("step", repeats - 1), ("evaluate", repeats)):
+            for _ in range(count):
+                keep(call, ask(servers, quick, call))
     times = {call: {name: each for name, each in of.items() if name not in failed} for call, of in times.items()}
     if not times["step"].keys() & DTYPES.keys():
         raise next(error for name, error in failed.items() if name in DTYPES)
@@ -90,7 +120,7 @@ def compare(network: str, method: str, batch: int, repeats: int, servers: Mappin
         "ratio_of_evaluation": ratio(evaluated),
         "best": best,
         "dtype": DTYPES[best],
-        **{key: servers[best].facts[key] for key in ("flops", "bytes", "memory_bytes")},
+        **{key: facts[best][key] for key in ("flops", "bytes", "memory_bytes")},
     }
 
 
@@ -119,10 +149,7 @@ def starts(network: str, method: str, batch: int, variant: str) -> dict[str, Any
 
 def step(
     rows: Iterable[tuple[str, str]],
-    batch: int,
-    repeats: int,
-    variants: Sequence[str],
-    compile_times: bool = False,
+    how: Measure,
     earlier: Sequence[dict[str, Any]] = (),
     keep: Callable[[dict[str, Any]], object] = lambda result: None,
 ) -> dict[str, Any]:
@@ -130,7 +157,6 @@ def step(
 
     Args:
       rows: methods and networks.
-      variants: ours and PyTorch's, at least one of ours.
       earlier: rows that were measured before; one that is measured anew takes its place.
       keep: is given what there is after each row.
 
@@ -139,13 +165,12 @@ def step(
     """
     measured = False
     result: dict[str, Any] = {"peaks": limits.peaks(), "rows": list(earlier)}
-    if set(variants) & set(TORCH_VARIANTS):
+    if set(how.variants) & set(TORCH_VARIANTS):
         result["torch"] = version("torch")
     for method, network in rows:
         try:
-            with ExitStack() as stack:
-                row = compare(network, method, batch, repeats, start(network, method, batch, variants, stack))
-            row["starts"] = starts(network, method, batch, row["best"]) if compile_times else None
+            row = compare(network, method, how.batch, how.repeats, how.sets(network, method))
+            row["starts"] = starts(network, method, how.batch, row["best"]) if how.compile_times else None
         except UserError as error:
             print(f"{network} {method} does not run: {error}", file=sys.stderr)
             continue

@@ -120,14 +120,36 @@ def test_a_variant_that_ends_is_left_out_and_one_far_behind_is_measured_once():
         "compiled": UserError("it does not start"),
         "bfloat16 autocast": Fake(9, 9),
     }
-    row = step_speed.compare("resnet18", "ast", 4, 3, servers)
+    row = step_speed.compare("resnet18", "ast", 4, 3, [servers])
     assert row["failed"] == {"compiled": "it does not start", "channels-last": "it was killed"}
     assert row["seconds"] == {"afa_jax": [2, 1, 1], "eager": [8, 8, 8], "bfloat16 autocast": [9]}
     assert row["images_per_second"] == pytest.approx({"afa_jax": 4, "eager": 0.5, "bfloat16 autocast": 4 / 9})
     ratios = {name: row[name] for name in ("ratio", "ratio_of_fastest", "ratio_to_eager", "ratio_of_evaluation")}
     assert ratios == {"ratio": 8, "ratio_of_fastest": 8, "ratio_to_eager": 8, "ratio_of_evaluation": 1.4}
     with pytest.raises(UserError, match="it was killed"):
-        step_speed.compare("resnet18", "ast", 4, 3, {"afa_jax": Fake(1), "eager": Fake(*[1] * 7)})
+        step_speed.compare("resnet18", "ast", 4, 3, [{"afa_jax": Fake(1), "eager": Fake(*[1] * 7)}])
+
+
+def test_of_several_processes_all_steps_but_their_first_count(monkeypatch):
+    """How fast one comes out differs. One that ends ends its variant; sets follow each other."""
+    sets = iter(
+        [
+            {"afa_jax": Fake(9, 2, 2, 1, 1), "eager": Fake(9, 4, 4, 3, 3)},
+            {"afa_jax": Fake(9, 1, 1, 1, 1), "eager": Fake(9, 3)},
+            {"afa_jax": Fake(9, 1, 1, 1, 1), "eager": Fake(9, 3, 3, 1, 1)},
+        ]
+    )
+    ended = []
+
+    def start(network, method, batch, variants, stack):
+        stack.callback(ended.append, len(ended))
+        return next(sets)
+
+    monkeypatch.setattr(step_speed, "start", start)
+    how = step_speed.Measure(4, ("afa_jax", "eager"), repeats=2, processes=2)
+    row = step_speed.compare("resnet18", "ast", 4, 2, how.sets("resnet18", "ast"))
+    assert ended == [0, 1] and next(sets, None)
+    assert row["seconds"] == {"afa_jax": [2, 2, 1, 1]} and row["failed"] == {"eager": "it was killed"}
 
 
 def test_memory_can_be_kept_because_the_tools_look_at_no_device_when_they_are_imported():
@@ -141,7 +163,7 @@ def test_rows_are_added_to_those_of_the_same_device_and_versions(results, monkey
     monkeypatch.setattr(step_speed, "start", lambda *_: {})
     made = []
 
-    def compare(network, method, batch, repeats, servers):
+    def compare(network, method, batch, repeats, sets):
         made.append(batch)
         return {**ROW, "network": network, "method": method, "batch": batch}
 
