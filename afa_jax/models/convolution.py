@@ -68,10 +68,11 @@ def _multiply(x: Array, matrix: Array) -> Array:
 
 def _multiply_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, matrix = kept
+    # Without the barriers XLA would make either transpose a part of the product.
+    of_x = gradient @ lax.optimization_barrier(matrix.T)
     if x.shape[1] <= gradient.shape[1]:
-        return gradient @ once(matrix.T), x.T @ gradient
-    # Else XLA would put the sides back, and whatever reads the result would transpose it for itself.
-    return gradient @ once(matrix.T), once(once(gradient.T @ x).T)
+        return of_x, x.T @ gradient
+    return of_x, once(lax.optimization_barrier(gradient.T @ x).T)
 
 
 _multiply.defvjp(lambda x, matrix: (x @ matrix, (x, matrix)), _multiply_backward)

@@ -2,7 +2,6 @@
 
 XLA computes cheap operations anew for each use. Behind a shortcut that goes on to the next one, each sum would be one
 of all those before, and a row of 23 blocks would read its maps some hundred times; a gradient goes the same way back.
-Nor does a transpose then become part of the product before or behind it.
 """
 
 import jax
