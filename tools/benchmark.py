@@ -180,6 +180,8 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"the step cannot be run as {options.variants!r}: {choice}.")
     if not step_process.has_torch():
         print("PyTorch is not compared with: pip install torch torchvision", file=sys.stderr)
+    if options.processes < 1:
+        raise UserError(f"--processes is {options.processes}: it must be at least 1.")
     if jax.device_count() > 1:
         raise UserError("PyTorch's step runs on one device: hide the others (CUDA_VISIBLE_DEVICES=0).")
     rows = list(itertools.product(methods, networks))

@@ -37,6 +37,7 @@ class Measure(NamedTuple):
     """How a row is measured.
 
     Args:
+      batch: images.
       variants: ours and PyTorch's, at least one of ours.
       repeats: calls of each process.
       processes: of each variant, one set after the other: how fast one comes out differs.
@@ -56,7 +57,7 @@ class Measure(NamedTuple):
                 yield start(network, method, self.batch, self.variants, stack)
 
 
-def compare(network: str, method: str, batch: int, repeats: int, sets: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def compare(network: str, method: str, how: Measure, sets: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Images a second of every variant, one call of each in turn; a first step of each process is not counted.
 
     A variant whose step then takes three times as long as the fastest one's is not measured again in this set.
@@ -81,21 +82,21 @@ def compare(network: str, method: str, batch: int, repeats: int, sets: Iterable[
                 failed[name] = error
         return seconds
 
-    def keep(call: str, seconds: Mapping[str, float]) -> None:
+    def count(call: str, seconds: Mapping[str, float]) -> None:
         for name, each in seconds.items():
             times[call].setdefault(name, []).append(each)
 
     for servers in sets:
-        failed |= {name: each for name, each in servers.items() if isinstance(each, UserError)}
+        failed = {name: each for name, each in servers.items() if isinstance(each, UserError)} | failed
         facts |= {name: servers[name].facts for name in servers.keys() - failed.keys()}
         ask(servers, servers, "step")
         counted = ask(servers, servers, "step")
-        keep("step", counted)
+        count("step", counted)
         fastest = min(counted.values(), default=0.0)
         quick = [name for name, each in counted.items() if name in (*DTYPES, EAGER) or each < 3 * fastest]
-        for call, count in (("step", repeats - 1), ("evaluate", repeats)):
-            for _ in range(count):
-                keep(call, ask(servers, quick, call))
+        for call, times_more in (("step", how.repeats - 1), ("evaluate", how.repeats)):
+            for _ in range(times_more):
+                count(call, ask(servers, quick, call))
     times = {call: {name: each for name, each in of.items() if name not in failed} for call, of in times.items()}
     if not times["step"].keys() & DTYPES.keys():
         raise next(error for name, error in failed.items() if name in DTYPES)
@@ -107,16 +108,17 @@ def compare(network: str, method: str, batch: int, repeats: int, sets: Iterable[
     return {
         "network": network,
         "method": method,
-        "batch": batch,
+        "batch": how.batch,
+        "processes": how.processes,
         "image_size": zoo.NETWORKS[network].image_size,
         "seconds": times["step"],
         "seconds_of_evaluation": times["evaluate"],
-        "images_per_second": {name: batch / seconds for name, seconds in medians.items()},
+        "images_per_second": {name: how.batch / seconds for name, seconds in medians.items()},
         "failed": {name: str(error) for name, error in failed.items()},
         "ratio": ratio(medians),
         "ratio_of_fastest": ratio({name: min(each) for name, each in times["step"].items()}),
         "ratio_to_eager": medians[EAGER] / medians[best] if EAGER in medians else None,
-        "evaluated_per_second": batch / min(evaluated[name] for name in evaluated.keys() & DTYPES.keys()),
+        "evaluated_per_second": how.batch / min(evaluated[name] for name in evaluated.keys() & DTYPES.keys()),
         "ratio_of_evaluation": ratio(evaluated),
         "best": best,
         "dtype": DTYPES[best],
@@ -169,7 +171,8 @@ def step(
         result["torch"] = version("torch")
     for method, network in rows:
         try:
-            row = compare(network, method, how.batch, how.repeats, how.sets(network, method))
+            with closing(how.sets(network, method)) as sets:
+                row = compare(network, method, how, sets)
             row["starts"] = starts(network, method, how.batch, row["best"]) if how.compile_times else None
         except UserError as error:
             print(f"{network} {method} does not run: {error}", file=sys.stderr)

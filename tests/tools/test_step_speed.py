@@ -95,6 +95,8 @@ def test_a_step_that_cannot_be_measured_is_refused(capsys):
     for variants in ("afa_jax,lazy", "eager"):
         assert benchmark.main(["step", "--variants", variants]) == 2
         assert f"cannot be run as {variants!r}: choose from afa_jax" in capsys.readouterr().err
+    assert benchmark.main(["step", "--variants", "afa_jax", "--processes", "0"]) == 2
+    assert "--processes is 0: it must be at least 1." in capsys.readouterr().err
 
 
 class Fake:
@@ -120,14 +122,15 @@ def test_a_variant_that_ends_is_left_out_and_one_far_behind_is_measured_once():
         "compiled": UserError("it does not start"),
         "bfloat16 autocast": Fake(9, 9),
     }
-    row = step_speed.compare("resnet18", "ast", 4, 3, [servers])
+    how = step_speed.Measure(4, tuple(servers), repeats=3)
+    row = step_speed.compare("resnet18", "ast", how, [servers])
     assert row["failed"] == {"compiled": "it does not start", "channels-last": "it was killed"}
     assert row["seconds"] == {"afa_jax": [2, 1, 1], "eager": [8, 8, 8], "bfloat16 autocast": [9]}
     assert row["images_per_second"] == pytest.approx({"afa_jax": 4, "eager": 0.5, "bfloat16 autocast": 4 / 9})
     ratios = {name: row[name] for name in ("ratio", "ratio_of_fastest", "ratio_to_eager", "ratio_of_evaluation")}
     assert ratios == {"ratio": 8, "ratio_of_fastest": 8, "ratio_to_eager": 8, "ratio_of_evaluation": 1.4}
     with pytest.raises(UserError, match="it was killed"):
-        step_speed.compare("resnet18", "ast", 4, 3, [{"afa_jax": Fake(1), "eager": Fake(*[1] * 7)}])
+        step_speed.compare("resnet18", "ast", how, [{"afa_jax": Fake(1), "eager": Fake(*[1] * 7)}])
 
 
 def test_of_several_processes_all_steps_but_their_first_count(monkeypatch):
@@ -147,7 +150,7 @@ def test_of_several_processes_all_steps_but_their_first_count(monkeypatch):
 
     monkeypatch.setattr(step_speed, "start", start)
     how = step_speed.Measure(4, ("afa_jax", "eager"), repeats=2, processes=2)
-    row = step_speed.compare("resnet18", "ast", 4, 2, how.sets("resnet18", "ast"))
+    row = step_speed.compare("resnet18", "ast", how, how.sets("resnet18", "ast"))
     assert ended == [0, 1] and next(sets, None)
     assert row["seconds"] == {"afa_jax": [2, 2, 1, 1]} and row["failed"] == {"eager": "it was killed"}
 
@@ -160,12 +163,11 @@ def test_memory_can_be_kept_because_the_tools_look_at_no_device_when_they_are_im
 
 def test_rows_are_added_to_those_of_the_same_device_and_versions(results, monkeypatch, capsys):
     monkeypatch.setattr(limits, "peaks", lambda: {"float32": 1.0, "bfloat16": 1e10, "bytes": 1e10})
-    monkeypatch.setattr(step_speed, "start", lambda *_: {})
     made = []
 
-    def compare(network, method, batch, repeats, sets):
-        made.append(batch)
-        return {**ROW, "network": network, "method": method, "batch": batch}
+    def compare(network, method, how, sets):
+        made.append(how.batch)
+        return {**ROW, "network": network, "method": method, "batch": how.batch}
 
     def batches():
         rows = json.loads((results / "step_cpu.json").read_text())["rows"]
