@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from importlib.metadata import version
@@ -50,7 +50,7 @@ class Measure(NamedTuple):
     processes: int = 1
     compile_times: bool = False
 
-    def sets(self, network: str, method: str) -> Iterator[dict[str, Any]]:
+    def sets(self, network: str, method: str) -> Generator[dict[str, Any], None, None]:
         """What `start` makes, and ends before the next."""
         for _ in range(self.processes):
             with ExitStack() as stack:
