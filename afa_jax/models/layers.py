@@ -72,7 +72,9 @@ class PReLU(nn.Module):
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:
     """The maximum of 3×3 positions at stride 2: `[B, H, W, C]` to `[B, (H + 2·padding − 3)//2 + 1, …, C]`."""
-    return largest_of_nine(x, padding)
+    if on_cpu():
+        return largest_of_nine(x, padding)
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=_padding(padding))
 
 
 def avg_pool(x: Array, size: int, stride: int, padding: int) -> Array:

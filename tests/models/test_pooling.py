@@ -54,3 +54,15 @@ def test_the_maximum_of_nan_is_nan(place):
     windows = [[np.isnan(x[0, max(0, 2 * i - 1) : 2 * i + 2, max(0, 2 * j - 1) : 2 * j + 2]).any() for j in range(3)]
                for i in range(3)]  # fmt: skip
     np.testing.assert_array_equal(found, windows)
+
+
+def test_only_a_cpu_has_it(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 9, 3))
+
+    def takes_xlas():
+        return "reduce_window" in str(jax.make_jaxpr(lambda x: max_pool(x))(x))
+
+    assert not takes_xlas()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert takes_xlas()
+    np.testing.assert_array_equal(max_pool(x), largest_of_nine(x, 1))
