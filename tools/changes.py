@@ -45,7 +45,7 @@ PIECES = "a compiler's pieces of memory set aside"
 OWN: dict[str, tuple[Any, str, Any]] = {
     "depthwise convolutions": (convolution, "depthwise", _depthwise),
     "1×1 convolutions": (convolution, "_product", _product),
-    "3×3 convolutions": (convolution, "winograd", _plain),
+    "Winograd's way": (convolution, "winograd", _plain),
     "first convolutions": (convolution, "_on_blocks", _strided),
     "max-pooling": (layers, "largest_of_nine", _max_pool),
     "what is computed once": (once, "_once", lambda x: x),

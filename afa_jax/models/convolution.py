@@ -2,8 +2,8 @@
 
 A GPU and a TPU have their own programs for them, which want more channels than an image has: a strided one of those is
 one on blocks of pixels. On a CPU those of XLA are good at dense convolutions only. So here a depthwise one is a sum of
-shifted, weighted copies, and so is its gradient; a 1×1 one is a matrix product, whose gradient is two more. A 3×3 one
-at stride 1 takes fewer products by Winograd's way (`winograd`), where it is large enough.
+shifted, weighted copies, and so is its gradient; a 1×1 one is a matrix product, whose gradient is two more. Those of
+some other kernels at stride 1 take fewer products by Winograd's way (`winograd`), where they are large enough.
 """
 
 import operator

@@ -1,12 +1,13 @@
-"""3×3 convolutions by Winograd's minimal filtering, which takes 16 products where the plain sum takes 36.
+"""Convolutions by Winograd's minimal filtering, which takes fewer products than the plain sum.
 
-F(2×2, 3×3) of Lavin & Gray (2016, §4.1). The map is cut into tiles of 2×2 outputs, each of which reads 4×4 inputs d;
-with the kernel g its outputs are Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. At each of 4×4 places ⊙ is a product of matrices, tiles by
-channels and channels by filters. A, B and G hold 0, ±½ and ±1 alone, so float32 loses hardly more digits than by the
-plain sum. Tiles of 4×4 outputs would save more products, but their matrices hold numbers up to 8.
+F(m, r) of Lavin & Gray (2016, §4) gives m outputs of a kernel of r values by n = m + r − 1 products in place of m r.
+Along both axes: the map is cut into tiles of m₁×m₂ outputs, each of which reads n₁×n₂ inputs d; with the kernel g its
+outputs are A₁ᵀ [(G₁ g G₂ᵀ) ⊙ (B₁ᵀ d B₂)] A₂. At each of n₁×n₂ places ⊙ is a product of matrices, tiles by channels and
+channels by filters. The larger the tiles, the fewer the products, but the more digits are lost in the sums before and
+behind them, and the longer these take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 from operator import add
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.export import is_symbolic_dim
+from numpy.polynomial.polynomial import polyfromroots
 
 from afa_jax.models.once import once
 
@@ -25,12 +27,61 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 OUTPUT = "Winograd's output"
 """The name of what it puts out, where `jax.checkpoint` asks what is to be kept: this, not the products behind it."""
 
-_A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
-_B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+class Filtering(NamedTuple):
+    """F(m, r) along one axis, n = m + r − 1."""
+
+    A: np.ndarray
+    """`[n, m]`"""
+    B: np.ndarray
+    """`[n, n]`"""
+    G: np.ndarray
+    """`[n, r]`"""
+
+    @classmethod
+    def at(cls, outputs: int, points: Sequence[float]) -> "Filtering":
+        """By Toom and Cook: a product of polynomials, from its values at n − 1 `points` and at infinity, transposed."""
+        x = np.array(points, float)
+        others = [np.delete(x, i) for i in range(len(x))]
+        differences = np.array([np.prod(one - rest) for one, rest in zip(x, others, strict=True)])
+        columns = [polyfromroots(roots) for roots in (*others, x)]
+        side = len(x) + 2 - outputs
+        return cls(
+            _and_infinity(np.vander(x, outputs, increasing=True)),
+            np.stack([np.pad(column, (0, len(x) + 1 - len(column))) for column in columns], 1),
+            _and_infinity(np.vander(x, side, increasing=True) / differences[:, None]),
+        )
+
+    @property
+    def outputs(self) -> int:
+        return self.A.shape[1]
+
+    @property
+    def side(self) -> int:
+        return self.G.shape[1]
+
+
+def _and_infinity(values: np.ndarray) -> np.ndarray:
+    return np.vstack([values, np.eye(values.shape[1])[-1]])
+
+
+# The points are those, of small numbers exact in float32, at which the fewest digits are lost.
+_ONE = Filtering.at(1, ())
+_TWO_OF_3 = Filtering.at(2, (0, 1, -1))
+_FOUR_OF_3 = Filtering.at(4, (0, 1, -1, 2, -1 / 2))
+_THREE_OF_7 = Filtering.at(3, (0, 1, -1, 1 / 2, -1 / 2, 3 / 2, -3 / 2, -4))
+
+_FILTERINGS = {
+    (3, 3): (_TWO_OF_3, _FOUR_OF_3),
+    (1, 3): (_ONE, _FOUR_OF_3),
+    (3, 1): (_FOUR_OF_3, _ONE),
+    (1, 7): (_ONE, _THREE_OF_7),
+    (7, 1): (_THREE_OF_7, _ONE),
+}
+"""By the kernel's sides, along rows and columns: the tiles that were the fastest on two cores."""
 
 # Below these, what is done beside the products takes longer than what they save (measured on two cores).
-_LEAST_CHANNELS, _LEAST_TILES, _LEAST_CHANNELS_OF_GRADIENT = 64, 128, 96
+_LEAST_CHANNELS, _LEAST_TILES = 64, 64
 
 
 def pays(x: Array, kernel: Array, padding: Padding) -> bool:
@@ -40,14 +91,14 @@ def pays(x: Array, kernel: Array, padding: Padding) -> bool:
     images has the plain sum. On several devices the tiles are counted of all that one program sees.
     """
     exported = is_symbolic_dim(x.shape[0])
-    if exported or kernel.shape[:2] != (3, 3) or x.dtype not in (jnp.float32, jnp.float64):
+    if exported or _sides(kernel) not in _FILTERINGS or x.dtype not in (jnp.float32, jnp.float64):
         return False
-    tiles = Tiles.of(x, padding)
+    tiles = Tiles.of(x, kernel, padding)
     return min(kernel.shape[2:]) >= _LEAST_CHANNELS and tiles.images * tiles.rows * tiles.columns >= _LEAST_TILES
 
 
 def winograd(x: Array, kernel: Array, padding: Padding) -> Array:
-    """A 3×3 convolution at stride 1: `[B, H, W, C]` and `[3, 3, C, K]` to `[B, H', W', K]`.
+    """A convolution at stride 1: `[B, H, W, C]` and `[h, w, C, K]` to `[B, H', W', K]`.
 
     Args:
       padding: rows of zeros before and after, then columns.
@@ -61,107 +112,123 @@ def _winograd(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    tiles = Tiles.of(x, padding)
-    padded = tiles.pad(x, padding)
-    return _convolve(tiles, padded, kernel), (padded, kernel)
+    y, padded = _convolve(padding, x, kernel)
+    return y, (padded, kernel)
 
 
 def _backward(padding: Padding, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     padded, kernel = kept
     # Each value goes to where it was read from: a convolution with the kernel turned round, from filters to channels.
-    (top, bottom), (left, right) = padding
-    around = (2 - top, 2 - bottom), (2 - left, 2 - right)
-    back = Tiles.of(gradient, around)
-    turned = once(kernel[::-1, ::-1].swapaxes(2, 3))  # once, and not for each of 16 products
-    return _convolve(back, back.pad(gradient, around), turned), _kernel_gradient(padded, kernel, gradient)
+    rows, columns = (
+        (side - 1 - low, side - 1 - high) for side, (low, high) in zip(_sides(kernel), padding, strict=True)
+    )
+    turned = once(kernel[::-1, ::-1].swapaxes(2, 3))  # once, and not for each of the products
+    return _convolve((rows, columns), gradient, turned)[0], _kernel_gradient(padded, kernel, gradient)
 
 
 _winograd.defvjp(_forward, _backward)
 
 
-def _convolve(tiles: "Tiles", padded: Array, kernel: Array) -> Array:
-    """Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A."""
-    transformed = _sandwich(_G, lambda i, j: kernel[i, j])
-    return tiles.join([d @ g for d, g in zip(tiles.read(padded), transformed, strict=True)])
+# Inlined functions, because networks repeat their shapes: each is traced once, and the program is the same.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _convolve(padding: Padding, x: Array, kernel: Array) -> tuple[Array, Array]:
+    """The map, and `x` as it was padded."""
+    tiles = Tiles.of(x, kernel, padding)
+    padded = tiles.pad(x, padding)
+    transformed = _sandwich(tiles.down.G, tiles.right.G, [part for row in kernel for part in row])
+    return tiles.join([d @ g for d, g in zip(tiles.read(padded), transformed, strict=True)]), padded
 
 
+@partial(jax.jit, inline=True)
 def _kernel_gradient(padded: Array, kernel: Array, gradient: Array) -> Array:
-    tiles = Tiles(*gradient.shape[:3])
-    if min(kernel.shape[2:]) < _LEAST_CHANNELS_OF_GRADIENT:
-        return jax.linear_transpose(partial(_plain, padded[:, : tiles.height + 2, : tiles.width + 2]), kernel)(
-            gradient
-        )[0]
-    # Each step of the convolution, transposed: Gᵀ [(Bᵀ d B) ⊙ (A y Aᵀ)] G.
+    tiles = Tiles(*gradient.shape[:3], *_FILTERINGS[_sides(kernel)])
+    # Each step of the convolution, transposed: G₁ᵀ [(B₁ᵀ d B₂) ⊙ (A₁ y A₂ᵀ)] G₂.
     sums = [d.T @ y for d, y in zip(tiles.read(padded), tiles.spread(gradient), strict=True)]
-    return jnp.stack(_sandwich(_G.T, lambda i, j: sums[4 * i + j])).reshape(kernel.shape)
-
-
-def _plain(padded: Array, kernel: Array) -> Array:
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=dimensions)
+    parts = _sandwich(tiles.down.G.T, tiles.right.G.T, sums)
+    return jnp.stack(parts).reshape(kernel.shape)
 
 
 class Tiles(NamedTuple):
-    """Of 2×2 outputs; those at the far edges may reach beyond maps of `height` × `width`."""
+    """Those at the far edges may reach beyond maps of `height` × `width` outputs."""
 
     images: int
     height: int
     width: int
+    down: Filtering
+    right: Filtering
 
     @classmethod
-    def of(cls, x: Array, padding: Padding) -> "Tiles":
+    def of(cls, x: Array, kernel: Array, padding: Padding) -> "Tiles":
         """For what the convolution of `x` puts out."""
-        height, width = (size + sum(pads) - 2 for size, pads in zip(x.shape[1:3], padding, strict=True))
-        return cls(x.shape[0], height, width)
+        height, width = (
+            size + sum(pads) - side + 1 for size, pads, side in zip(x.shape[1:3], padding, _sides(kernel), strict=True)
+        )
+        return cls(x.shape[0], height, width, *_FILTERINGS[_sides(kernel)])
 
     @property
     def rows(self) -> int:
-        return -(-self.height // 2)
+        return -(-self.height // self.down.outputs)
 
     @property
     def columns(self) -> int:
-        return -(-self.width // 2)
+        return -(-self.width // self.right.outputs)
+
+    @property
+    def _whole(self) -> tuple[int, int]:
+        """Rows and columns of outputs, with those beyond the map."""
+        return self.down.outputs * self.rows, self.right.outputs * self.columns
 
     def pad(self, x: Array, padding: Padding) -> Array:
         """All that the tiles read."""
-        down, right = 2 * self.rows + 2 - x.shape[1], 2 * self.columns + 2 - x.shape[2]
         (top, _), (left, _) = padding
+        height, width = self._whole
+        down, right = height + self.down.side - 1 - x.shape[1], width + self.right.side - 1 - x.shape[2]
         return _pad(x, (top, down - top), (left, right - left))
 
     def read(self, padded: Array) -> list[Array]:
-        """Bᵀ d B, 4×4 times `[tiles, C]`."""
-        return _sandwich(_B.T, partial(self._every, padded))
+        """B₁ᵀ d B₂."""
+        return self._both(self.down.B.T, self.right.B.T, padded)
 
     def join(self, products: Sequence[Array]) -> Array:
-        """Aᵀ m A of 4×4 times `[tiles, K]`, put side by side."""
-        shape = self.images, self.rows, self.columns, -1
-        parts = _sandwich(_A.T, lambda i, j: products[4 * i + j].reshape(shape))
-        y = jnp.stack([jnp.stack(parts[:2], 3), jnp.stack(parts[2:], 3)], 2)
-        y = y.reshape(self.images, 2 * self.rows, 2 * self.columns, -1)
+        """A₁ᵀ m A₂ of the places' `[tiles, K]`, put side by side."""
+        outputs = self.right.outputs
+        places = [product.reshape(self.images, self.rows, self.columns, -1) for product in products]
+        parts = _sandwich(self.down.A.T, self.right.A.T, places)
+        rows = [jnp.stack(parts[i : i + outputs], 3) for i in range(0, len(parts), outputs)]
+        y = jnp.stack(rows, 2).reshape(self.images, *self._whole, -1)
         return y[:, : self.height, : self.width]
 
     def spread(self, y: Array) -> list[Array]:
-        """The transpose of `join`, A y Aᵀ."""
-        whole = _pad(y, (0, 2 * self.rows - self.height), (0, 2 * self.columns - self.width))
-        return _sandwich(_A, partial(self._every, whole))
+        """The transpose of `join`, A₁ y A₂ᵀ."""
+        height, width = self._whole
+        whole = _pad(y, (0, height - self.height), (0, width - self.width))
+        return self._both(self.down.A, self.right.A, whole)
 
-    def _every(self, x: Array, i: int, j: int) -> Array:
-        """What each tile has at row i and column j, `[tiles, C]`."""
-        end = i + 2 * self.rows - 1, j + 2 * self.columns - 1
-        return lax.slice(x, (0, i, j, 0), (x.shape[0], *end, x.shape[3]), (1, 2, 2, 1)).reshape(-1, x.shape[3])
+    def _both(self, left: np.ndarray, right: np.ndarray, x: Array) -> list[Array]:
+        """L t Rᵀ of what the tiles hold at each row and column, row by row, of `[tiles, C]` each."""
+        down, across, channels = self.down.outputs, self.right.outputs, x.shape[3]
+        height, width = down * (self.rows - 1) + 1, across * (self.columns - 1) + 1
+        places = [
+            lax.slice(x, (0, i, j, 0), (x.shape[0], i + height, j + width, channels), (1, down, across, 1))
+            for i in range(left.shape[1])
+            for j in range(right.shape[1])
+        ]
+        return _sandwich(left, right, [place.reshape(-1, channels) for place in places])
+
+
+def _sides(kernel: Array) -> tuple[int, int]:
+    return kernel.shape[0], kernel.shape[1]
 
 
 def _pad(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
-def _sandwich(matrix: np.ndarray, part: Callable[[int, int], Array]) -> list[Array]:
-    """M p Mᵀ of a matrix p of arrays, row by row."""
-    rows = [[(i, float(factor)) for i, factor in enumerate(row) if factor] for row in matrix]
+def _sandwich(left: np.ndarray, right: np.ndarray, parts: Sequence[Array]) -> list[Array]:
+    """L p Rᵀ of a matrix p of arrays, all row by row."""
     return [
-        reduce(add, (_times(of_i * of_j, part(i, j)) for i, of_i in row for j, of_j in column))
-        for row in rows
-        for column in rows
+        reduce(add, (_times(float(factor), part) for factor, part in zip(factors, parts, strict=True) if factor))
+        for factors in np.kron(left, right)
     ]
 
 

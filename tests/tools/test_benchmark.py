@@ -123,7 +123,7 @@ def test_each_change_is_measured_with_and_without(results, capsys):
     {
         "depthwise convolutions": lambda f: f(normal(2, 9, 9, 4), normal(3, 3, 1, 4), (2, 2), ((1, 1), (1, 1))),
         "1×1 convolutions": lambda f: f(normal(2, 5, 5, 4), normal(4, 6)),
-        "3×3 convolutions": lambda f: f(normal(2, 9, 8, 4), normal(3, 3, 4, 6), ((1, 1), (0, 1))),
+        "Winograd's way": lambda f: f(normal(2, 9, 8, 4), normal(3, 3, 4, 6), ((1, 1), (0, 1))),
         "first convolutions": lambda f: f(normal(2, 9, 8, 3), normal(7, 7, 3, 6), 2, ((3, 3), (3, 3))),
         "max-pooling": lambda f: f(normal(2, 9, 9, 4), 1),
         "what is computed once": lambda f: f(normal(3, 4)),
@@ -140,7 +140,7 @@ def test_what_takes_the_place_of_a_change_computes_the_same(change, call):
     {
         "depthwise convolutions": "mobilenet_v2",
         "1×1 convolutions": "resnet18",
-        "3×3 convolutions": "resnet18",
+        "Winograd's way": "resnet18",
         "max-pooling": "resnet18",
         "what is computed once": "resnet10_small",
         "BatchNorm": "resnet10_small",
