@@ -141,7 +141,8 @@ def _convolve(padding: Padding, x: Array, kernel: Array) -> tuple[Array, Array]:
 
 @partial(jax.jit, inline=True)
 def _kernel_gradient(padded: Array, kernel: Array, gradient: Array) -> Array:
-    tiles = Tiles(*gradient.shape[:3], *_FILTERINGS[_sides(kernel)])
+    images, height, width, _ = gradient.shape
+    tiles = Tiles(images, height, width, *_FILTERINGS[_sides(kernel)])
     # Each step of the convolution, transposed: G₁ᵀ [(B₁ᵀ d B₂) ⊙ (A₁ y A₂ᵀ)] G₂.
     sums = [d.T @ y for d, y in zip(tiles.read(padded), tiles.spread(gradient), strict=True)]
     parts = _sandwich(tiles.down.G.T, tiles.right.G.T, sums)
