@@ -91,7 +91,7 @@ _is_winograds_output = jax.checkpoint_policies.save_only_these_names(winograd.OU
 def is_costly(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
     """What the backward pass does not compute anew: convolutions and products. BatchNorm and ReLU are cheap.
 
-    The products of a convolution by Winograd's way are four times its output, and dropped because that is kept.
+    The products of a convolution by Winograd's way are up to three times its output, and dropped because that is kept.
     """
     if primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p):
         return True

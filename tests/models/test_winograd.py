@@ -67,7 +67,7 @@ def test_at_the_points_of_lavin_and_gray_it_has_their_matrices():
 
 
 @EVERY_KERNEL
-@pytest.mark.parametrize("images", [(2, 8, 6), (2, 7, 5), (1, 9, 13), (2, 1, 1)], ids=str)
+@pytest.mark.parametrize("images", [(2, 8, 12), (2, 7, 11), (1, 9, 13), (2, 1, 1)], ids=str)
 def test_every_kernel_equals_the_plain_sum(images, sides):
     """The last tiles reach beyond the map where it does not come out even."""
     with jax.enable_x64(True):
@@ -76,47 +76,52 @@ def test_every_kernel_equals_the_plain_sum(images, sides):
 
 
 @pytest.mark.parametrize(
-    ("images", "padding"),
+    ("sides", "padding"),
     [
-        ((1, 6, 7), ((0, 0), (0, 0))),
-        ((1, 5, 6), ((0, 2), (2, 1))),
-        ((2, 5, 4), ((3, 0), (0, 4))),
-        ((2, 1, 1), AROUND),
+        ((3, 3), ((0, 0), (0, 0))),
+        ((3, 3), ((0, 2), (2, 1))),
+        ((3, 3), ((3, 0), (0, 4))),
+        ((3, 3), ((-1, 2), (0, -1))),
+        ((1, 7), ((2, 0), (0, 8))),
+        ((7, 1), ((0, 0), (0, 0))),
     ],
+    ids=str,
 )
-def test_any_padding_equals_the_plain_sum(images, padding):
+def test_any_padding_equals_the_plain_sum(sides, padding):
     with jax.enable_x64(True):
-        for ours, xlas in zip(*both_ways(*arrays(images, (3, 5), np.float64), padding), strict=True):
-            np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-12 * max(1, abs(xlas).max()))
+        for ours, xlas in zip(*both_ways(*arrays((2, 8, 6), (3, 5), np.float64, sides), padding), strict=True):
+            np.testing.assert_allclose(ours, xlas, rtol=0, atol=1e-11 * max(1, abs(xlas).max()))
 
 
 @EVERY_KERNEL
-def test_float32_is_as_near_to_float64_as_said(sides):
-    """The plain sum is off by some 4e-7 of the map, TensorFloat-32 by 5e-4."""
+def test_float32_is_near_to_float64(sides):
+    """Off by some 8e-7 of the map, with kernels of seven by 2.5e-6; the plain sum by 4e-7, TensorFloat-32 by 5e-4."""
     x, kernel = arrays((4, 16, 17), (128, 128), sides=sides)
     found = with_gradients(partial(winograd.winograd, padding=around(sides)), x, kernel)
     with jax.enable_x64(True):
         right = with_gradients(partial(plain, padding=around(sides)), x.astype(np.float64), kernel.astype(np.float64))
     for ours, exact in zip(found, right, strict=True):
         off = np.sqrt(np.mean((ours - exact) ** 2) / np.mean(exact**2))
-        assert off < (1e-6 if 3 in sides else 4e-6)
+        assert off < (1.5e-6 if max(sides) == 3 else 5e-6)
 
 
-def test_it_is_mapped_over_an_axis_of_images_as_the_plain_sum_is():
-    x, kernel = arrays((3, 8, 6), (4, 5))
-    many = jnp.stack([x, 2 * x])
-    found, expected = (
-        jax.vmap(partial(way, kernel=kernel, padding=AROUND))(many) for way in (winograd.winograd, plain)
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+@EVERY_KERNEL
+def test_it_is_mapped_over_images_and_kernels_as_the_plain_sum_is(sides):
+    x, kernel = arrays((3, 8, 6), (4, 5), sides=sides)
+    many, kernels = jnp.stack([x, 2 * x]), jnp.stack([kernel, -kernel])
+
+    def gradients(way):
+        return jax.vmap(jax.grad(lambda x, k: (way(x, k, around(sides)) ** 2).sum(), (0, 1)))(many, kernels)
+
+    for ours, xlas in zip(gradients(winograd.winograd), gradients(plain), strict=True):
+        np.testing.assert_allclose(ours, xlas, atol=1e-5 * abs(xlas).max())
 
 
-def traced(images=(2, 16, 16), channels=(64, 64), strides=(1, 1), dtype=jnp.float32, side=3, groups=1):
+def traced(images=(2, 16, 16), channels=(64, 64), strides=(1, 1), dtype=jnp.float32, sides=(3, 3), groups=1):
     x, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (
-        (*images, channels[0] * groups), (side, side, *channels)))  # fmt: skip
-    padding = [(side // 2, side // 2)] * 2
+        (*images, channels[0] * groups), (*sides, *channels)))  # fmt: skip
     run = partial(convolution.convolve, dimension_numbers=NHWC, feature_group_count=groups)
-    return str(jax.make_jaxpr(lambda x, k: run(x, k, strides, padding))(x, kernel))
+    return str(jax.make_jaxpr(lambda x, k: run(x, k, strides, around(sides)))(x, kernel))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,9 @@ def traced(images=(2, 16, 16), channels=(64, 64), strides=(1, 1), dtype=jnp.floa
         {"channels": (64, 63)},
         {"strides": (2, 2)},
         {"dtype": jnp.bfloat16},
-        {"side": 5},
+        {"sides": (5, 5)},
+        {"sides": (7, 7)},
+        {"sides": (1, 5)},
         {"groups": 2},
     ],
     ids=str,
@@ -137,6 +144,13 @@ def test_it_is_taken_where_it_pays(other):
     """From 64 tiles and 64 channels on."""
     assert winograd.OUTPUT in traced() and winograd.OUTPUT in traced(images=(4, 15, 8))
     assert winograd.OUTPUT not in traced(**other)
+
+
+@EVERY_KERNEL
+def test_it_is_taken_for_every_kernel_from_64_tiles_on(sides):
+    down, right = (filtering.outputs for filtering in winograd._FILTERINGS[sides])
+    assert winograd.OUTPUT in traced(images=(1, 8 * down, 8 * right), sides=sides)
+    assert winograd.OUTPUT not in traced(images=(1, 8 * down, 7 * right), sides=sides)
 
 
 def test_only_a_cpu_takes_it(monkeypatch):
@@ -171,7 +185,8 @@ def test_of_its_products_none_is_kept_where_the_rest_is_computed_anew():
 
     anew = jax.checkpoint(loss, policy=is_costly)
     kept = [a for a, why in saved_residuals(anew, variables["params"], images) if "argument" not in why]
-    maps = [a for a in kept if a.size >= images.size / 4]  # a sixteenth of the products is a quarter of a map
+    maps = [a for a in kept if a.size >= images.size / 8]  # one place's product is an eighth of a map
+    assert winograd.OUTPUT in str(jax.make_jaxpr(loss)(variables["params"], images))
     assert [a.shape for a in maps] == [images.shape] * 2  # what the two convolutions put out
     for ours, plainly in zip(*(jax.tree.leaves(jax.grad(f)(variables["params"], images)) for f in (anew, loss)),
                              strict=True):  # fmt: skip
