@@ -9,7 +9,7 @@ behind them, and the longer these take.
 
 from collections.abc import Sequence
 from functools import partial, reduce
-from operator import add
+from operator import add, sub
 from typing import NamedTuple
 
 import jax
@@ -221,7 +221,7 @@ class Tiles(NamedTuple):
             for i in range(left.shape[1])
             for j in range(right.shape[1])
         ]
-        return _sandwich(left, right, [place.reshape(-1, channels) for place in places])
+        return [part.reshape(-1, channels) for part in _sandwich(left, right, places)]
 
 
 def _sides(kernel: Array) -> tuple[int, int]:
@@ -234,11 +234,16 @@ def _pad(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
 
 def _sandwich(left: np.ndarray, right: np.ndarray, parts: Sequence[Array]) -> list[Array]:
     """`left` p `right`ᵀ of a matrix p of arrays, both row by row."""
-    return [
-        reduce(add, (_times(float(factor), part) for factor, part in zip(factors, parts, strict=True) if factor))
-        for factors in np.kron(left, right)
-    ]
+    return [_combination(factors, parts) for factors in np.kron(left, right)]
 
 
-def _times(factor: float, x: Array) -> Array:
-    return x if factor == 1 else -x if factor == -1 else factor * x
+def _combination(factors: np.ndarray, parts: Sequence[Array]) -> Array:
+    """The sum of `factors` times `parts`, with a product for each size of factors and not for each part."""
+    sums = []
+    for size in np.unique(np.abs(factors[factors != 0])):
+        plus, minus = (
+            [part for factor, part in zip(factors, parts, strict=True) if factor == signed] for signed in (size, -size)
+        )
+        total = reduce(sub, minus, reduce(add, plus)) if plus else -reduce(add, minus)
+        sums.append(total if size == 1 else float(size) * total)
+    return reduce(add, sums)
