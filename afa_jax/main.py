@@ -77,5 +77,6 @@ def _run(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     memory.keep_freed()
+    memory.collect_seldom()
     compilation.keep_programs(files.cache_folder() / "programs")
     sys.exit(main(sys.argv))

@@ -1,6 +1,7 @@
 """How this process deals with the machine's memory."""
 
 import ctypes
+import gc
 import re
 import sys
 from functools import cache
@@ -30,6 +31,14 @@ def keep_freed() -> bool:
         return False
     _listen()
     return True
+
+
+def collect_seldom() -> None:
+    """Has Python look for garbage less often, among objects that refer to each other in a circle.
+
+    It looks each time that so many objects were made and kept. Tracing a network makes millions, nearly all to be kept.
+    """
+    gc.set_threshold(50_000)
 
 
 @cache

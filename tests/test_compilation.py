@@ -1,5 +1,6 @@
 """XLA's options, kept programs and kept memory: what a process of a run does to be quick."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -62,6 +63,24 @@ def test_programs_are_kept_where_the_user_says_or_in_the_cache(settings, tmp_pat
     jax.config.update("jax_compilation_cache_dir", None)
     compilation.keep_programs(tmp_path / "programs")
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+
+
+@pytest.fixture
+def thresholds():
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+def test_garbage_is_looked_for_less_often(thresholds):
+    def looks():
+        before = gc.get_stats()[0]["collections"]
+        kept = [[] for _ in range(20_000)]
+        return gc.get_stats()[0]["collections"] - before if kept else 0
+
+    assert looks() > 0
+    memory.collect_seldom()
+    assert looks() <= 1  # the first one may have been due
 
 
 FAULTS = """
