@@ -109,10 +109,7 @@ def _means(a: Array, b: Array) -> tuple[Array, Array]:
     count, zeros = a.size // a.shape[-1], (np.zeros((), a.dtype),) * 2
     parts = tuple(x.reshape(_PARTS, -1, x.shape[-1]) for x in (a, b))
     sums = lax.reduce(parts, zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), (0,))
-    # Rows are summed by a product, because XLA gives sums to YNNPACK, for each of which it goes through the whole
-    # program when that is loaded from the cache.
-    ones = jnp.ones(sums[0].shape[0], a.dtype)
-    return ones @ sums[0] / count, ones @ sums[1] / count
+    return sums[0].sum(0) / count, sums[1].sum(0) / count
 
 
 def _side_by_side(x: Array) -> bool:
