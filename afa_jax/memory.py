@@ -36,7 +36,8 @@ def keep_freed() -> bool:
 def collect_seldom() -> None:
     """Has Python look for garbage less often, among objects that refer to each other in a circle.
 
-    It looks each time that so many objects were made and kept. Tracing a network makes millions, nearly all to be kept.
+    It looks each time that so many more objects were made than freed. Importing and tracing make many, to be kept, and
+    Python's own number, hundreds, has it go through them again and again.
     """
     gc.set_threshold(50_000)
 

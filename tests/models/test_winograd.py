@@ -66,6 +66,17 @@ def test_at_the_points_of_lavin_and_gray_it_has_their_matrices():
         np.testing.assert_allclose(ours, theirs, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("factors", "products"),
+    [((1, 0, -1, 1), 0), ((-1, 0, 0, -1), 0), ((2.5, 1, -2.5, 2.5), 1), ((-0.5, -4, 0, -0.5), 2), ((0, 0, 0, 3), 1)],
+)
+def test_a_combination_takes_a_product_for_each_size_of_factor(factors, products):
+    parts = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    combine = partial(winograd._combination, np.array(factors, float))
+    np.testing.assert_allclose(combine(parts), np.dot(factors, parts), rtol=1e-5)
+    assert str(jax.make_jaxpr(combine)(list(parts))).count("= mul") == products
+
+
 @EVERY_KERNEL
 @pytest.mark.parametrize("images", [(2, 8, 12), (2, 7, 11), (1, 9, 13), (2, 1, 1)], ids=str)
 def test_every_kernel_equals_the_plain_sum(images, sides):
