@@ -4,6 +4,7 @@ import ctypes
 import gc
 import re
 import sys
+from collections import Counter
 from functools import cache
 
 import jax
@@ -69,14 +70,17 @@ def set_aside_fragments() -> None:
     libc.malloc_trim(0)  # gives their pages back
     before = sys.maxsize
     # Of a chunk that is larger than the smallest of its kind a smaller one is left, for the next time.
-    while 0 < (count := len(chunks := fragments())) < before:
+    while 0 < (count := (kinds := fragments()).total()) < before:
         before = count
-        for size in chunks:
+        for size in kinds.elements():
             libc.malloc(size - _HEAD)
 
 
-def fragments() -> list[int]:
-    """Bytes of each free chunk, with its head, as if it were the smallest of its kind.
+def fragments() -> Counter[int]:
+    """How many free chunks there are of each number of bytes, with its head, as if each were the smallest of its kind.
+
+    Not a list of them all, which would lie in one that it has counted; what is asked of that one then would come from a
+    larger one, and so on, at last from the memory of steps.
 
     Only of those that a search has to go through: glibc's lists of smaller ones hold few sizes each, and the few larger
     ones are the memory of steps, which is used again.
@@ -84,7 +88,11 @@ def fragments() -> list[int]:
     libc = _glibc()
     told = b"".join(_arenas(libc)) if libc else b""
     kinds = ((int(size) & ~1, int(count)) for size, count in _CHUNKS.findall(told))
-    return [size for size, count in kinds if 1 << 14 <= size < 1 << 19 for _ in range(count)]
+    found: Counter[int] = Counter()
+    for size, count in kinds:
+        if 1 << 14 <= size < 1 << 19:
+            found[size] += count
+    return found
 
 
 def _arenas(libc: ctypes.PyDLL) -> list[bytes]:
