@@ -37,8 +37,8 @@ def keep_freed() -> bool:
 def collect_seldom() -> None:
     """Has Python look for garbage less often, among objects that refer to each other in a circle.
 
-    It looks each time that so many more objects were made than freed. Importing and tracing make many, to be kept, and
-    Python's own number, hundreds, has it go through them again and again.
+    It looks each time that so many more objects were made than freed. Tracing makes many, to be kept, and Python's own
+    number, hundreds, has it go through them again and again.
     """
     gc.set_threshold(50_000)
 
@@ -79,14 +79,13 @@ def set_aside_fragments() -> None:
 def fragments() -> Counter[int]:
     """How many free chunks there are of each number of bytes, with its head, as if each were the smallest of its kind.
 
-    Not a list of them all, which would lie in one that it has counted; what is asked of that one then would come from a
-    larger one, and so on, at last from the memory of steps.
-
     Only of those that a search has to go through: glibc's lists of smaller ones hold few sizes each, and the few larger
     ones are the memory of steps, which is used again.
     """
     libc = _glibc()
     told = b"".join(_arenas(libc)) if libc else b""
+    # Not a list of them all, which would lie in a chunk that was counted: what is asked of that one would come from a
+    # larger one, and so on, at last from the memory of steps.
     kinds = ((int(size) & ~1, int(count)) for size, count in _CHUNKS.findall(told))
     found: Counter[int] = Counter()
     for size, count in kinds:
